@@ -1,0 +1,39 @@
+"""Strict settings for every test: dtypes never promote in silence, ranks never broadcast in silence.
+
+Warnings are errors (pyproject.toml). Law tests and references run in float64; what must hold in float32
+says so by ``jax.enable_x64(False)``.
+"""
+
+import os
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60, database=None)
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--nightly", action="store_true", help="also run the tests marked nightly")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long searches to ``make nightly``: deselected, so that a run never shows them as skipped."""
+    if config.getoption("--nightly"):
+        return
+    nightly = [item for item in items if item.get_closest_marker("nightly")]
+    if nightly:
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+
+
+@pytest.fixture
+def x64():
+    """Run one test in float64, leaving the process as it was."""
+    with jax.enable_x64(True):
+        yield
