@@ -28,9 +28,9 @@ class Arrays:
 
 
 def digits(*, test_size: float = 0.25, random_state: int = 0) -> Arrays:
-    """Scikit-learn's 8×8 handwritten digits, stratified into train and test, standardised by the training half.
+    """Scikit-learn's 8×8 handwritten digits, stratified into train and test, then standardised.
 
-    ``x = (pixel − mean) / std``: mean and standard deviation over every pixel of the training images, two numbers.
+    ``x = (pixel − mean) / std``, with the one mean and one deviation of all pixels of the TRAINING images.
 
     Args:
         test_size: share of images held out, in (0, 1).
@@ -60,7 +60,7 @@ def digits(*, test_size: float = 0.25, random_state: int = 0) -> Arrays:
     train_x, test_x, train_y, test_y = train_test_split(
         inputs, labels, test_size=test_size, random_state=random_state, stratify=labels
     )
-    # One mean and one scale for all pixels: a pixel that is blank in every image would divide by zero on its own.
+    # One scale for all pixels: a pixel that is blank in every image would divide by zero on its own.
     mean, scale = train_x.mean(), train_x.std()
     return Arrays(
         train_inputs=((train_x - mean) / scale).astype(np.float32),

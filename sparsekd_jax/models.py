@@ -1,5 +1,6 @@
 """The small models of the studies, as Flax NNX modules."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -29,7 +30,7 @@ class MLP(nnx.Module):
             raise ValueError(
                 f"sizes must name at least an input and an output width, each >= 1, got {tuple(sizes)}"
             )
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        pairs = itertools.pairwise(sizes)
         self.layers = nnx.List([nnx.Linear(fan_in, fan_out, rngs=rngs) for fan_in, fan_out in pairs])
 
     def __call__(self, inputs: Float[Array, "*batch d"]) -> Float[Array, "*batch K"]:
