@@ -1,0 +1,303 @@
+"""What a softening operator is: the protocol, its claims, and the path from a call to a kernel.
+
+A family is a frozen dataclass with one kernel, written for rows already centred in log space; this module
+does what all families share, once: validation, dtypes, broadcasting of the temperature, jit, and making a
+root that was not found visible.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import checkify
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from sparsekd_jax import simplex
+
+Domain = Literal["simplex", "interior"]
+
+
+class ConvergenceError(ArithmeticError):
+    """A root was not found, so there is no answer; the message names the row."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TemperatureRange:
+    """An interval of temperatures, each end open or closed.
+
+    >>> str(TemperatureRange(1.0)), 0.5 in TemperatureRange(1.0), 1.0 in TemperatureRange(1.0)
+    ('[1, ∞)', False, True)
+    """
+
+    low: float = 0.0
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high:
+            raise ValueError(f"temperature range ({self.low}, {self.high}): needs 0 ≤ low < high")
+        if self.low == 0:  # T > 0 always, and an infinite T is a limit, not a temperature
+            object.__setattr__(self, "low_open", True)
+        if math.isinf(self.high):
+            object.__setattr__(self, "high_open", True)
+
+    @classmethod
+    def of(cls, bounds: "TemperatureRange | tuple[float, float]") -> "TemperatureRange":
+        """A range from a pair ``(low, high)``, closed where finite; a range as it is."""
+        return bounds if isinstance(bounds, cls) else cls(*map(float, bounds))  # type: ignore[misc]
+
+    def __contains__(self, temperature: float) -> bool:
+        return bool(self.inside(np.asarray(temperature)))
+
+    def inside(self, temperature: np.ndarray) -> np.ndarray:
+        """Elementwise membership; NaN is outside."""
+        above = temperature > self.low if self.low_open else temperature >= self.low
+        below = temperature < self.high if self.high_open else temperature <= self.high
+        return above & below
+
+    def intersect(self, other: "TemperatureRange") -> "TemperatureRange | None":
+        """The common part, or None where it has no length."""
+        low, high = max(self.low, other.low), min(self.high, other.high)
+        if not low < high:
+            return None
+        return TemperatureRange(
+            low,
+            high,
+            low_open=low not in self or low not in other,
+            high_open=high not in self or high not in other,
+        )
+
+    def __str__(self) -> str:
+        end = "∞" if math.isinf(self.high) else f"{self.high:g}"
+        return f"{'(' if self.low_open else '['}{self.low:g}, {end}{')' if self.high_open else ']'}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """That a law holds on a domain, for temperatures in a range, and on what ground.
+
+    ``status`` is "theorem" where theory.md proves it and "sampled" where it is only observed.
+    """
+
+    domain: Domain = "simplex"
+    temperatures: TemperatureRange = TemperatureRange()
+    status: Literal["theorem", "sampled"] = "theorem"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claims:
+    """What an operator says of itself: its temperature range and, by law id, the domain of each claim.
+
+    ``hot_limit`` says what T → ∞ tends to on a face of the simplex: "uniform" over all classes, or over the
+    "support" of p. ``domain`` is where the operator is defined at all.
+    """
+
+    temperatures: TemperatureRange
+    laws: Mapping[str, Claim]
+    domain: Domain = "simplex"
+    hot_limit: Literal["uniform", "support"] = "uniform"
+
+
+def claim(
+    laws: str, domain: Domain = "simplex", temperatures: TemperatureRange = TemperatureRange()
+) -> dict[str, Claim]:
+    """The same claim for several laws, their ids separated by spaces."""
+    return {law: Claim(domain, temperatures) for law in laws.split()}
+
+
+class SofteningOperator:
+    """Base of the operator families: ``F_T : Δ → Δ``, a pure function of ``(p, T)``.
+
+    The three entries take the same distribution in three forms, and each is stable on its own:
+
+    - ``op(p, T)`` from probabilities, near-ties kept to relative accuracy;
+    - ``op.log(log_p, T)`` from log-probabilities to log-probabilities, −inf allowed;
+    - ``op.from_logits(z, T)`` from unnormalised logits to probabilities.
+
+    p is ``[..., K]``, K ≥ 2; the temperature T > 0 is a scalar or broadcasts to ``p.shape[:-1]``. The output
+    has the dtype of the input; bfloat16 and float16 are computed in float32.
+
+    Domain. A row is read as the distribution it represents, ``p / Σp``, which differs from p by rounding
+    only: eager calls refuse anything further from a distribution than ``simplex.SUM_TOLERANCE``, negative
+    or NaN entries, K < 2 and temperatures outside ``op.claims.temperatures``. Inside a transformation values
+    cannot be looked at, so nothing is checked there but shapes and dtypes.
+
+    Accuracy, against the exact result for the floating-point input, as ``|Δ log q| ≤ tol·max(1, |log q|)``:
+    1e-12 in float64 (1e-10 for the two entropy projections); in float32 ``|Δq| ≤ 2e-6`` for T ≥ 1e-3.
+    A coordinate next to a truncation threshold (families that truncate, T < 1) is only as accurate as the
+    threshold: its error is absolute, a few ulp before the power 1/(α − 1). ``|Σq − 1|`` is at most 1e-12
+    (float64), 1e-5 (float32), 4e-3 (bfloat16).
+
+    Gradients are defined everywhere and never NaN; at an exact zero of p they are those of the face.
+
+    A subclass gives ``name``, ``claims`` and ``_log_kernel``; it may replace ``_kernel`` (from centred logs)
+    or ``_from_probabilities`` where a direct form is better.
+    """
+
+    family: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """The family's name with its hyper-parameters, as tables and pytest ids print it."""
+        return self.family
+
+    @property
+    def claims(self) -> Claims:
+        """What the operator claims of itself (needs concrete hyper-parameters)."""
+        raise TypeError(f"{type(self).__name__} declares no claims; define the property `claims`")
+
+    # -- the three entries ---------------------------------------------------------------------------
+
+    def __call__(self, p: Float[ArrayLike, "*batch K"], temperature: ArrayLike) -> Float[Array, "*batch K"]:
+        """Soften probabilities: ``q = F_T(p)``, ``[..., K]`` → ``[..., K]``."""
+        simplex.require_probabilities(p)
+        self._require_domain(p, "p")
+        return _apply("probabilities", self, p, temperature)
+
+    def log(self, log_p: Float[ArrayLike, "*batch K"], temperature: ArrayLike) -> Float[Array, "*batch K"]:
+        """Soften log-probabilities: ``log F_T(exp log_p)``, −inf allowed on both sides."""
+        simplex.require_log_probabilities(log_p)
+        self._require_domain(log_p, "log_p")
+        return _apply("log", self, log_p, temperature)
+
+    def from_logits(
+        self, logits: Float[ArrayLike, "*batch K"], temperature: ArrayLike
+    ) -> Float[Array, "*batch K"]:
+        """Soften logits: ``F_T(softmax(z))``, probabilities out."""
+        simplex.require_logits(logits)
+        self._require_domain(logits, "logits")
+        return _apply("logits", self, logits, temperature)
+
+    # -- what a family writes ------------------------------------------------------------------------
+
+    def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array | None]:
+        """log q from ``log p − max log p`` [..., K] and T [..., 1]; and whether a root converged [..., 1]."""
+        raise NotImplementedError  # pragma: no cover - every family defines it
+
+    def _kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array | None]:
+        log_q, converged = self._log_kernel(centred, temperature)
+        return jnp.exp(log_q), converged
+
+    def _from_probabilities(self, p: Array, temperature: Array) -> tuple[Array, Array | None]:
+        return self._kernel(centred_log(p), temperature)
+
+    def _require_domain(self, x: ArrayLike, argument: str) -> None:
+        """Refuse zeros where the family is defined on the interior only."""
+        if simplex.is_traced(self, x) or self.claims.domain == "simplex":
+            return
+        values = np.asarray(x)
+        off = (values == 0) if argument == "p" else np.isneginf(values)
+        simplex._refuse(
+            off.any(-1),
+            argument,
+            lambda i: (
+                f"class {int(np.argmax(off[i]))} has probability 0, and {self.name} is defined only where "
+                "every class has some: smooth p first, for example with ConvexMixture, or use another family"
+            ),
+        )
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other hyper-parameters (they are pytree leaves)."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+
+def centred_log(p: Array) -> Array:
+    """``log p − max log p`` with −inf at zeros, relative accuracy next to the maximum, gradient 0 at zeros.
+
+    ``log(p)/T`` multiplies the absolute rounding of log p by 1/T (1.7e-5 in float32 at T = 1e-3). Next to the
+    maximum p − p_max is exact, so its log1p keeps relative accuracy; elsewhere log(p/p_max) does.
+    """
+    top = jax.lax.stop_gradient(jnp.max(p, axis=-1, keepdims=True))
+    near = 2 * p > top
+    positive = p > 0
+    far_ratio = jnp.where(near | ~positive, 1, p / top)
+    near_gap = jnp.where(near, (p - top) / top, 0)
+    return jnp.where(positive, jnp.where(near, jnp.log1p(near_gap), jnp.log(far_ratio)), -jnp.inf)
+
+
+def log_normalizer(centred: Array) -> Array:
+    """``log Σ exp(centred)`` for rows whose maximum is 0, ``[..., 1]``, accurate relative to itself.
+
+    One maximal coordinate contributes exactly 1; the sum of the others goes through log1p, so a row that is
+    nearly a vertex keeps the small mass of the rest.
+    """
+    others = jnp.where(_is_top(centred), 0, jnp.exp(centred))
+    # The top coordinate is 0 by construction; its derivative, 1/Σ, is that of expm1 at 0.
+    top = jnp.sum(jnp.where(_is_top(centred), jnp.expm1(centred), 0), axis=-1, keepdims=True)
+    return jnp.log1p(jnp.sum(others, axis=-1, keepdims=True) + top)
+
+
+def _is_top(centred: Array) -> Bool[Array, "*batch K"]:
+    """One-hot of the first maximal coordinate."""
+    top = jnp.argmax(centred, axis=-1, keepdims=True)
+    return jax.lax.broadcasted_iota(top.dtype, centred.shape, centred.ndim - 1) == top
+
+
+# -- from a call to a kernel -----------------------------------------------------------------------------
+
+
+def _apply(entry: str, op: SofteningOperator, x: ArrayLike, temperature: ArrayLike) -> Array:
+    x = jnp.asarray(x)
+    compute_dtype = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
+    t = _broadcast_temperature(op, temperature, x.shape[:-1], compute_dtype)
+    q, converged = _run(entry, op, x, t)
+    if converged is not None:
+        checkify.debug_check(converged.all(), "softening: a root was not found")
+        if not simplex.is_traced(converged) and not bool(converged.all()):
+            row = [int(i) for i in np.argwhere(~np.asarray(converged)[..., 0])[0]]
+            raise ConvergenceError(
+                f"{op.name}: no root found in row {row} at T = {np.asarray(t)[(*row, 0)]:.9g}; the result "
+                "would be wrong, so there is none. Is the row extreme (simplex.entropy_deficit near 0 or log K)?"
+            )
+    return q
+
+
+def _broadcast_temperature(
+    op: SofteningOperator, temperature: ArrayLike, batch: tuple[int, ...], dtype: Any
+) -> Array:
+    """T in the compute dtype, ``[*batch, 1]``: Python, numpy and jax scalars then share one trace."""
+    shape = np.shape(temperature)
+    try:
+        fits = np.broadcast_shapes(shape, batch) == batch
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"temperature has shape {shape}, which does not broadcast to the batch shape {batch} of p "
+            "(the shape without the class axis). Give a scalar, or one temperature a row."
+        )
+    if not simplex.is_traced(temperature, op):
+        values = np.asarray(temperature, np.float64)
+        allowed = op.claims.temperatures
+        bad = ~(allowed.inside(values) & np.isfinite(values))
+        if bad.any():
+            where = f" (index {tuple(int(i) for i in np.argwhere(bad)[0])})" if bad.ndim else ""
+            raise ValueError(
+                f"temperature{where} is {values[bad][0]:g}; {op.name} takes T in {allowed}"
+                + (", T = 1 changes nothing." if 1.0 in allowed else ".")
+                + (" For T → 0 or ∞ use its limit." if not np.isfinite(values[bad][0]) else "")
+            )
+    return jnp.broadcast_to(jnp.asarray(temperature).astype(dtype), batch)[..., None]
+
+
+@jax.jit(static_argnums=0)
+def _run(
+    entry: str, op: SofteningOperator, x: Array, temperature: Array
+) -> tuple[Array, Bool[Array, "*batch 1"] | None]:
+    dtype = x.dtype
+    x = x.astype(temperature.dtype)
+    op = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(temperature.dtype), op)
+    if entry == "probabilities":
+        q, converged = op._from_probabilities(x, temperature)
+    else:
+        top = jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
+        kernel = op._log_kernel if entry == "log" else op._kernel
+        q, converged = kernel(x - top, temperature)
+    if converged is not None:  # inside jit the only sign that no one can overlook
+        q = jnp.where(converged, q, jnp.nan)
+    return q.astype(dtype), converged

@@ -1,0 +1,59 @@
+"""The power transform, softmax with a temperature seen from the probability side."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from sparsekd_jax.operators.base import (
+    Claims,
+    SofteningOperator,
+    TemperatureRange,
+    claim,
+    log_normalizer,
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class PowerTransform(SofteningOperator):
+    """Power transform ``q_i ∝ p_i^(1/T)``, the escort distribution of order 1/T; softmax(z/T) from logits.
+
+    T in (0, ∞). Zeros stay zero, so the hot limit is uniform on the support of p.
+
+    Tolerance and errors: see `SofteningOperator`. K = 200,000 and T from 1e-3 to 1e6 give finite, normalised
+    rows. Passes over the row: maximum, exponentials and their sum, scaling.
+
+    Reference: arXiv 2601.03195 (power family); theory.md section 2, φ = ψ = Shannon.
+
+    >>> PowerTransform()(jnp.array([0.64, 0.32, 0.04]), 2.0)
+    Array([0.5109583, 0.3613021, 0.1277396], dtype=float32)
+    """
+
+    family: ClassVar[str] = "power"
+
+    @property
+    def claims(self) -> Claims:
+        """All axioms on the whole simplex, for every T; the limit u on its interior."""
+        return Claims(
+            temperatures=TemperatureRange(),
+            laws={
+                **claim("closure equivariance A1 A1s A2 A3 A3s A4 A5c majorization semigroup support"),
+                **claim("A5h gradients", "interior"),
+            },
+            hot_limit="support",
+        )
+
+    def _scaled(self, centred: Array, temperature: Array) -> Array:
+        # A zero stays a zero at every T: no derivative may pass through −inf/T.
+        off = jnp.isneginf(centred)
+        return jnp.where(off, -jnp.inf, jnp.where(off, 0, centred) / temperature)
+
+    def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, None]:
+        scaled = self._scaled(centred, temperature)
+        return scaled - log_normalizer(scaled), None
+
+    def _kernel(self, centred: Array, temperature: Array) -> tuple[Array, None]:
+        return jax.nn.softmax(self._scaled(centred, temperature), axis=-1), None

@@ -1,0 +1,130 @@
+"""Operators by name: what configuration files, command lines and tables use."""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import numpy as np
+
+from sparsekd_jax import simplex
+from sparsekd_jax.operators import lawless
+from sparsekd_jax.operators.base import SofteningOperator, TemperatureRange
+from sparsekd_jax.operators.entropy_projection import EntropyProjection
+from sparsekd_jax.operators.euclidean_entropy_projection import EuclideanEntropyProjection
+from sparsekd_jax.operators.mixture import ConvexMixture
+from sparsekd_jax.operators.power import PowerTransform
+from sparsekd_jax.operators.tsallis import TsallisSoftening
+
+_FAMILIES: dict[str, type[SofteningOperator]] = {
+    family.family: family
+    for family in (
+        PowerTransform,
+        ConvexMixture,
+        TsallisSoftening,
+        EntropyProjection,
+        EuclideanEntropyProjection,
+        lawless.LabelSmoothing,
+        lawless.TopKRenormalized,
+        lawless.PriorDirected,
+        lawless.ClampedPower,
+        lawless.Argmax,
+    )
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `get` knows: the lawful families first, then the counterexamples."""
+    return tuple(_FAMILIES)
+
+
+def get(name: str, **parameters: Any) -> SofteningOperator:
+    """The operator of that name, its parameters validated.
+
+    Args:
+      name: one of `names()`.
+      **parameters: hyper-parameters of the family, such as ``alpha`` of "tsallis".
+
+    Returns:
+      The operator.
+
+    Raises:
+      ValueError: unknown name, unknown or missing parameter, or a value outside its domain.
+
+    >>> get("powr")
+    Traceback (most recent call last):
+    ValueError: unknown operator 'powr'; did you mean 'power'? Known: power, mixture, tsallis, ...
+    """
+    if name not in _FAMILIES:
+        close = difflib.get_close_matches(name, _FAMILIES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ";"
+        raise ValueError(f"unknown operator {name!r}{hint} Known: {', '.join(_FAMILIES)}")
+    family = _FAMILIES[name]
+    fields = {f.name: f for f in dataclasses.fields(family)}  # type: ignore[arg-type]
+    for given in parameters:
+        if given not in fields:
+            has = f"its parameters are: {', '.join(fields)}" if fields else "it has none"
+            raise ValueError(f"operator {name!r} has no parameter {given!r}; {has}")
+    for field in fields.values():
+        if field.default is dataclasses.MISSING and field.name not in parameters:
+            raise ValueError(f"operator {name!r} needs {field.name}: get({name!r}, {field.name}=1.5)")
+    for given, value in parameters.items():
+        _require_parameter(name, given, value)
+    return family(**parameters)
+
+
+_POSITIVE = (lambda v: 0 < v < np.inf, "is a finite number > 0")
+_DOMAINS = {
+    "alpha": _POSITIVE,
+    "limit": _POSITIVE,
+    "epsilon": (lambda v: 0 < v < 1, "is a number between 0 and 1, both excluded"),
+    "k": (lambda v: v == int(v) and v >= 1, "is a whole number ≥ 1"),
+}
+
+
+def _require_parameter(operator: str, name: str, value: Any) -> None:
+    if simplex.is_traced(value):
+        return
+    if name in _DOMAINS:
+        inside, words = _DOMAINS[name]
+        try:
+            good = all(inside(float(v)) for v in np.asarray(value).ravel())
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            raise ValueError(f"{name} of operator {operator!r} is {value!r}; it {words}")
+    elif name == "prior" and value is not None:
+        simplex.require_probabilities(value, "prior")
+        if not (np.asarray(value) > 0).all():
+            raise ValueError("prior has a zero entry; every class of a prior has some mass")
+    elif name == "schedule" and not callable(value):
+        raise ValueError(f"schedule of operator {operator!r} is {value!r}; it is a function T -> weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRow:
+    """A row of the verdict table: an operator, and the temperatures at which the row judges it."""
+
+    label: str
+    operator: SofteningOperator
+    temperatures: TemperatureRange
+
+
+def table_rows() -> tuple[TableRow, ...]:
+    """The rows of the verdict table of theory.md section 2: fixed instances, in its order."""
+    warm, cold = TemperatureRange(1.0), TemperatureRange(0.0, 1.0)
+    return (
+        TableRow("power", PowerTransform(), warm),
+        TableRow("mixture", ConvexMixture(), warm),
+        TableRow("mixture, T < 1", ConvexMixture(), cold),
+        TableRow("tsallis(0.5)", TsallisSoftening(0.5), warm),
+        TableRow("tsallis(1.5)", TsallisSoftening(1.5), warm),
+        TableRow("tsallis(2.5)", TsallisSoftening(2.5), warm),
+        TableRow("tsallis(3)", TsallisSoftening(3.0), warm),
+        TableRow("entropy-projection", EntropyProjection(), warm),
+        TableRow("euclidean-entropy-projection", EuclideanEntropyProjection(), warm),
+        TableRow("label-smoothing", lawless.LabelSmoothing(), warm),
+        TableRow("top-k", lawless.TopKRenormalized(), warm),
+        TableRow("prior-directed", lawless.PriorDirected(), warm),
+        TableRow("clamped-power", lawless.ClampedPower(), warm),
+        TableRow("argmax", lawless.Argmax(), warm),
+    )

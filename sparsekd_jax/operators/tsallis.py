@@ -1,0 +1,242 @@
+"""Tsallis-α softening: the family that runs from power (α → 1) to the mixture (α = 2) and beyond."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+from sparsekd_jax import simplex
+from sparsekd_jax.operators._roots import increasing_root
+from sparsekd_jax.operators.base import (
+    Claims,
+    SofteningOperator,
+    TemperatureRange,
+    claim,
+    log_normalizer,
+)
+
+NEAR_SHANNON = 0.01
+"""|α − 1| below which the expm1 form is used; both forms keep the contract on either side of it."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class TsallisSoftening(SofteningOperator):
+    """Tsallis-α softening ``q_i^(α−1) = max((p_i^(α−1) + d)/T, 0)``, d such that q sums to 1.
+
+    It minimises ``D_φ(q‖p) + (T − 1) Φ(q)`` over the simplex for the Tsallis-α entropy φ: α → 1 is the power
+    transform, α = 2 the convex mixture, and T·α-entmax in general. T in (0, ∞). For α > 1 and T < 1 it
+    truncates to exact zeros; for α ≤ 1 zeros stay zero; for α > 1 and T > 1 they become positive.
+
+    Args:
+      alpha: scalar α > 0, a differentiable leaf (vmap over a family by an array of them).
+
+    d is found by bracketed Newton on a logarithmic unknown, derivatives by the implicit function theorem.
+    Tolerance and errors: see `SofteningOperator`; a root that is not found raises `ConvergenceError`.
+
+    Reference: theory.md section 2; Peters, Niculae & Martins (2019) for α-entmax.
+
+    >>> TsallisSoftening(1.5)(jnp.array([0.7, 0.2, 0.1]), 2.0).round(3)
+    Array([0.516, 0.274, 0.21 ], dtype=float32)
+    """
+
+    alpha: ArrayLike
+    family: ClassVar[str] = "tsallis"
+
+    @property
+    def name(self) -> str:
+        """The family with its α, such as ``tsallis(1.5)``."""
+        return f"tsallis({float(self.alpha):g})"  # type: ignore[arg-type]
+
+    @property
+    def claims(self) -> Claims:
+        """All axioms on the whole simplex; which further laws hold depends on α (theory.md section 2)."""
+        if simplex.is_traced(self.alpha):
+            raise TypeError("the claims of TsallisSoftening depend on alpha, which is traced here")
+        alpha = float(self.alpha)  # type: ignore[arg-type]
+        if not 0 < alpha < float("inf"):
+            raise ValueError(f"alpha is {alpha}; Tsallis softening takes 0 < alpha < ∞ (1 is PowerTransform)")
+        laws = claim("closure equivariance A1 A2 A3 A4 A5c majorization")
+        if alpha <= 1:
+            laws |= claim("A1s A3s semigroup support") | claim("A5h gradients", "interior")
+            return Claims(TemperatureRange(), laws, hot_limit="support")
+        warm = TemperatureRange(1.0)
+        laws |= claim("A1s A3s A5h semigroup", temperatures=warm)
+        laws |= claim("support gradients", "interior", temperatures=warm)
+        if alpha >= 2:
+            laws |= claim("L1", temperatures=warm)
+        if alpha == 2:
+            laws |= claim("affine L2", temperatures=warm)
+        return Claims(TemperatureRange(), laws)
+
+    def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
+        r = jnp.asarray(self.alpha, centred.dtype) - 1
+        log_ref = -log_normalizer(centred)
+        shannon = jnp.abs(r) < NEAR_SHANNON
+        # T = 1 is the identity, exactly, with its derivative in closed form; the roots need T ≠ 1.
+        at_one = temperature == 1
+        args = (centred, jnp.where(at_one, 2, temperature), log_ref)
+        log_q, converged = jax.lax.cond(
+            shannon,
+            lambda: _expm1_form(*args, jnp.where(shannon, r, 0)),
+            lambda: _shifted_powers(*args, jnp.where(shannon, 1, r)),
+        )
+        return jnp.where(at_one, _identity(centred, temperature, log_ref, r), log_q), converged
+
+
+# Both forms describe q through a reference point, the one with centred log-probability c = 0: its p is
+# p_ref = exp(log_ref) (the largest), its q is q_ref, and T q_ref^r = p_ref^r (1 + E) with d = p_ref^r E and
+# r = α − 1. Nothing requires the reference to be an actual coordinate, so the derivative with respect to
+# every coordinate is that of the formula. The sign of E is that of T − 1.
+
+
+def _identity(centred: Array, temperature: Array, log_ref: Array, r: Array) -> Array:
+    """log p, with the derivative in T at T = 1 on the support, ``(d' p_i^(−r) − 1)/r``, d' = 1/Σ p^(1−r)."""
+    off = jnp.isneginf(centred)
+    log_p = jnp.where(off, 0, centred) + log_ref
+    shannon = jnp.abs(r) < NEAR_SHANNON
+    log_slope = jax.nn.logsumexp(jnp.where(off, -jnp.inf, (1 - r) * log_p), axis=-1, keepdims=True)
+    limit = math.log(jnp.finfo(log_p.dtype).max) - 1
+    general = jnp.expm1(jnp.minimum(-r * log_p - log_slope, limit)) / jnp.where(shannon, 1, r)
+    # At α = 1: d log q/dT = −H(p) − log p.
+    p = jnp.where(off, 0, jnp.exp(log_p))
+    power = jnp.sum(p * log_p, axis=-1, keepdims=True) - log_p
+    slope = jax.lax.stop_gradient(jnp.where(shannon, power, general))
+    moved = (temperature - jax.lax.stop_gradient(temperature)) * slope
+    return jnp.where(off, -jnp.inf, log_p + moved)
+
+
+def _excess_mass(log_ratio: Array, log_q_at_zeros: Array, centred: Array, log_ref: Array) -> Array:
+    """``Σ (q − p)`` from log(q/p), term by term, so that it is accurate relative to itself as q → p."""
+    off = jnp.isneginf(centred)
+    log_p = jnp.where(off, 0, centred) + log_ref
+    alive = log_ratio > -jnp.inf
+    close = alive & (log_ratio < 1)
+    p = jnp.exp(log_p)
+    grown = jnp.where(alive & ~close, jnp.exp(jnp.where(alive & ~close, log_p + log_ratio, 0)), 0) - p
+    kept = jnp.where(close, p * jnp.expm1(jnp.where(close, log_ratio, 0)), grown)
+    filled = jnp.where(off & (log_q_at_zeros > -jnp.inf), jnp.exp(jnp.minimum(log_q_at_zeros, 1)), 0)
+    return jnp.sum(jnp.where(off, filled, kept), axis=-1, keepdims=True)
+
+
+def _log_q(log_ratio: Array, log_q_at_zeros: Array, centred: Array, log_ref: Array) -> Array:
+    off = jnp.isneginf(centred)
+    return jnp.where(off, log_q_at_zeros, jnp.where(off, 0, centred) + log_ref + log_ratio)
+
+
+# -- |α − 1| not small -----------------------------------------------------------------------------------
+
+
+def _shifted_powers(centred: Array, temperature: Array, log_ref: Array, r: Array) -> tuple[Array, Array]:
+    """The unknown is log E for T > 1 and logit(−E) for T < 1: relative accuracy of E, and of 1 + E."""
+    warm = temperature > 1
+    # The root finder wants a residual that increases; E raises q for r > 0 and lowers it for r < 0.
+    sign = jnp.where(warm, 1, -1) * jnp.sign(r)
+    args = (centred, temperature, log_ref, r, sign)
+    low, high = jax.lax.stop_gradient(_bracket(temperature, log_ref, r, centred.shape[-1]))
+    low, high = jnp.where(sign < 0, -high, low), jnp.where(sign < 0, -low, high)
+    x, converged = increasing_root(_shifted_powers_residual, low, high, args)
+    return _log_q(*_shifted_powers_ratio(x, *args), centred, log_ref), converged
+
+
+def _bracket(temperature: Array, log_ref: Array, r: Array, num_classes: int) -> tuple[Array, Array]:
+    """Bounds of the unknown, from 1/K ≤ q_ref ≤ p_ref for T > 1 and p_ref ≤ q_ref ≤ 1 for T < 1."""
+    warm = temperature > 1
+    log_t = jnp.log(temperature)
+    log_gap = jnp.log(jnp.abs(temperature - 1))
+    log_spread = jnp.log(jnp.asarray(num_classes, log_t.dtype)) + log_ref  # log(K p_ref) ≥ 0
+    # r > 0: conservation of mass bounds |E| from below, by Minkowski's inequality for r ≤ 1 and by
+    # (a + b)^(1/r) ≤ a^(1/r) + b^(1/r) for r ≥ 1.
+    steep = jnp.maximum(r, 1)
+    least = steep * jnp.log(jnp.abs(jnp.expm1(log_t / steep))) - r * log_spread
+    least = jnp.where(r < 1, log_gap - r * log_spread, least)
+    # r < 0: 1 + E is at most T (K p_ref)^(−r) for T > 1 and at least T p_ref^(−r) for T < 1.
+    gain = jnp.where(warm, log_t - jnp.minimum(r, 0) * log_spread, 1)
+    most_warm = gain + jnp.log(-jnp.expm1(-gain))
+    shrunk = jnp.where(warm, -1, log_t - jnp.minimum(r, 0) * log_ref)
+    most_cold = jnp.log(-jnp.expm1(shrunk)) - shrunk
+    # For T < 1 the unknown is log(−E) − log(1 + E); where |E| is bounded by |T − 1|, 1 + E is by T.
+    least = jnp.minimum(least, log_gap)
+    least_cold = least - jnp.log(-jnp.expm1(jnp.where(warm, -1, least)))
+    at_gap = jnp.where(warm, log_gap, log_gap - log_t)
+    low = jnp.where(r < 0, at_gap, jnp.where(warm, least, least_cold))
+    high = jnp.where(r < 0, jnp.where(warm, most_warm, most_cold), at_gap)
+    pad = 1e-6 * (1 + jnp.abs(low) + jnp.abs(high))  # against the rounding of the ends
+    return low - pad, high + pad
+
+
+def _shifted_powers_ratio(
+    x: Array, centred: Array, temperature: Array, log_ref: Array, r: Array, sign: Array
+) -> tuple[Array, Array]:
+    """log(q/p) where p > 0, and log q where p = 0."""
+    warm = temperature > 1
+    off = jnp.isneginf(centred)
+    rc = r * jnp.where(off, 0, centred)
+    unknown = sign * x
+    log_size = jnp.where(warm, unknown, jax.nn.log_sigmoid(unknown))  # log |E|
+    shift = jnp.where(warm, jnp.exp(log_size), -jax.nn.sigmoid(unknown))  # E
+    log_rest = jax.nn.log_sigmoid(-jnp.where(warm, 0, unknown))  # log(1 + E) for T < 1
+    # log(1 + E e^(−rc)), in the form that does not cancel:
+    limit = math.log(jnp.finfo(rc.dtype).max) - 60
+    swamped = -rc > limit  # e^(−rc) overflows: E e^(−rc) dominates for E > 0, truncates for E < 0
+    plain = shift * jnp.exp(jnp.where(swamped, 0, -rc))
+    # … next to the reference with E near −1, log(1 + E) + log(1 + (e^{rc} − 1)/(1 + E)) − rc
+    by_rest = ~warm & (shift < -0.5) & (rc < 1)
+    inner = jnp.where(by_rest, jnp.exp(-log_rest) * jnp.expm1(jnp.where(by_rest, rc, 0)), plain)
+    alive = (inner > -1) & ~(swamped & ~warm)
+    grown = jnp.log1p(jnp.where(alive, inner, 0)) + jnp.where(by_rest, log_rest - rc, 0)
+    grown = jnp.where(swamped, log_size - rc, grown)
+    log_ratio = jnp.where(alive, (grown - jnp.log(temperature)) / r, -jnp.inf)
+    at_zeros = jnp.where(warm & (r > 0), log_ref + (log_size - jnp.log(temperature)) / r, -jnp.inf)
+    return log_ratio, jnp.broadcast_to(at_zeros, centred.shape)
+
+
+def _shifted_powers_residual(
+    x: Array, centred: Array, temperature: Array, log_ref: Array, *rest: Array
+) -> Array:
+    return _excess_mass(*_shifted_powers_ratio(x, centred, temperature, log_ref, *rest), centred, log_ref)
+
+
+# -- α next to 1, and 1 itself ---------------------------------------------------------------------------
+
+
+def _expm1_form(centred: Array, temperature: Array, log_ref: Array, r: Array) -> tuple[Array, Array]:
+    """The unknown is v = log(q_ref/p_ref)."""
+    warm = temperature > 1
+    log_k = jnp.log(jnp.asarray(centred.shape[-1], centred.dtype))
+    low, high = jnp.where(warm, -log_k - log_ref, 0), jnp.where(warm, 0, -log_ref)
+    args = (centred, temperature, log_ref, r)
+    v, converged = increasing_root(_expm1_residual, *jax.lax.stop_gradient((low, high)), args)
+    return _log_q(*_expm1_ratio(v, *args), centred, log_ref), converged
+
+
+def _expm1_ratio(
+    v: Array, centred: Array, temperature: Array, log_ref: Array, r: Array
+) -> tuple[Array, Array]:
+    """log(q/p) where p > 0, and log q where p = 0."""
+    # (q_i/q_ref)^r = 1 + (1 − ω)(e^{rc} − 1) = e^{rc}(1 + ω(e^{−rc} − 1)), ω = 1 − 1/(T e^{rv}).
+    # The second keeps accuracy where ω is small (T near 1, and below 1), the first where it is near 1.
+    off = jnp.isneginf(centred)
+    c = jnp.where(off, 0, centred)
+    y = jnp.log(temperature) + r * v
+    omega = -jnp.expm1(-y)
+    direct = omega >= 0.5
+    inner = jnp.where(direct, jnp.exp(-y) * jnp.expm1(r * c), omega * jnp.expm1(-r * c))
+    shannon = r == 0
+    alive = inner > -1
+    curved = jnp.log1p(jnp.where(alive, inner, 0)) / jnp.where(shannon, 1, r)
+    straight = jnp.where(direct, c / temperature, -omega * c)
+    g = jnp.where(alive, jnp.where(shannon, straight, curved), -jnp.inf)
+    log_ratio = v + jnp.where(direct, -c, 0) + g
+    # A zero of p: e^{rc} = 0 for r > 0, so q^r = ω q_ref^r where ω > 0, and 0 otherwise.
+    lifted = (r > 0) & (omega > 0)
+    at_zeros = jnp.log(jnp.where(lifted, omega, 1)) / jnp.where(r > 0, r, 1)
+    at_zeros = jnp.where(lifted, log_ref + v + at_zeros, -jnp.inf)
+    return log_ratio, jnp.broadcast_to(at_zeros, centred.shape)
+
+
+def _expm1_residual(v: Array, centred: Array, temperature: Array, log_ref: Array, r: Array) -> Array:
+    return _excess_mass(*_expm1_ratio(v, centred, temperature, log_ref, r), centred, log_ref)
