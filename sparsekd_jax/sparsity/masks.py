@@ -32,6 +32,11 @@ def path_name(path: tuple[Any, ...]) -> str:
     return ".".join(parts)
 
 
+def named_leaves(params: PyTree) -> dict[str, Array]:
+    """The arrays of a pytree by name, in the pytree's order."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+
+
 def is_kernel(path: str, leaf: Array) -> bool:
     """The default choice of what may be dropped: matrices and convolution kernels, not biases or norms.
 
@@ -57,7 +62,7 @@ def initial_masks(params: PyTree, where: Select = is_kernel) -> PyTree:
 
     masks = jax.tree_util.tree_map_with_path(keep_all, params)
     if not jax.tree.leaves(masks):
-        names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+        names = named_leaves(params)
         raise ValueError(
             f"where selects no parameter among {', '.join(names) or 'none'}: there is nothing to prune. "
             "The default takes arrays with two axes or more."
@@ -200,9 +205,9 @@ def layer_zeros(params: PyTree, where: Select = is_kernel) -> dict[str, tuple[in
     {'w': (6, 9)}
     """
     return {
-        path_name(path): (int(jnp.sum(leaf == 0)), leaf.size)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
-        if where(path_name(path), leaf)
+        name: (int(jnp.sum(leaf == 0)), leaf.size)
+        for name, leaf in named_leaves(params).items()
+        if where(name, leaf)
     }
 
 

@@ -159,13 +159,13 @@ def _is_sparsify_state(node: Any) -> bool:
 
 def _forget(inner_state: PyTree, params: PyTree, kept: PyTree) -> PyTree:
     """Zero every part of a state that mirrors the parameters wherever a weight was not kept."""
-    expected, structure = jax.tree.flatten(params)
-    shapes = [leaf.shape for leaf in expected]
+    structure: Any = jax.tree.structure(params)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
 
     def mirrors(node: Any) -> bool:
-        leaves = jax.tree.leaves(node)
-        same: bool = jax.tree.structure(node) == structure
-        return same and [getattr(leaf, "shape", None) for leaf in leaves] == shapes
+        if structure != jax.tree.structure(node):
+            return False
+        return [getattr(leaf, "shape", None) for leaf in jax.tree.leaves(node)] == shapes
 
     def forget(node: Any) -> Any:
         if not mirrors(node):

@@ -1,0 +1,198 @@
+"""The command line: ``sparsekd``. Heavy imports wait inside the commands, so that ``--help`` is instant."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer(
+    name="sparsekd",
+    help="Sparse knowledge distillation in JAX, with axioms that are checked instead of assumed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="sparsekd")
+
+
+def _refuse(option: str, message: str) -> NoReturn:
+    """A usage error: exit status 2, the option named."""
+    raise typer.BadParameter(message, param_hint=f"'{option}'")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from sparsekd_jax import __version__
+
+        typer.echo(f"sparsekd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+# -- distill ----------------------------------------------------------------------------------------------
+
+
+def _operator_names(given: list[str]) -> tuple[str, ...]:
+    """Names from repeated options and comma lists, in order, without repeats; unknown ones are refused."""
+    from sparsekd_jax.studies import operator_named
+
+    names = list(dict.fromkeys(name.strip() for item in given for name in item.split(",") if name.strip()))
+    if not names:
+        _refuse("--operator", "no operator is named; name one, such as power")
+    try:
+        return tuple(dict.fromkeys(operator_named(name).name for name in names))
+    except ValueError as error:
+        _refuse("--operator", str(error))
+
+
+@app.command()
+def distill(
+    data: Annotated[str, typer.Option(help="Data set; 'digits' ships with scikit-learn.")] = "digits",
+    operator: Annotated[
+        list[str] | None,
+        typer.Option(help="Softening operator, such as power or 'tsallis(1.5)'; repeat, or use commas."),
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Temperature T of the softening.")] = 4.0,
+    sparsity: Annotated[float, typer.Option(help="Final share of zero weights, in [0, 1).")] = 0.95,
+    stages: Annotated[int, typer.Option(help="Stages of the staged student.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Number of seeds; intervals need two.")] = 3,
+    steps: Annotated[int, typer.Option(help="Steps of each student, over all stages.")] = 2500,
+    teacher_steps: Annotated[int, typer.Option(help="Steps of each teacher.")] = 1000,
+    targets_only: Annotated[
+        bool, typer.Option("--targets-only", help="Soften the teacher's side of the loss only.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Directory of the report; made if missing.")] = Path("out/digits"),
+) -> None:
+    """Train a dense teacher, distil it into sparse students, and write a report.
+
+    Compares a student pruned in stages with one-shot pruning and with a dense student at the same number of
+    steps. Writes report.html, report.json, history.jsonl and the sparse weights.
+    """
+    if data != "digits":
+        _refuse("--data", f"{data!r} is not a data set this command knows; known: digits")
+    if not 0.0 <= sparsity < 1.0:
+        hint = f"; did you mean {sparsity / 100:g}?" if 1.0 < sparsity < 100.0 else ""
+        _refuse("--sparsity", f"{sparsity:g} is not a share in [0, 1){hint}")
+    for option, value in (
+        ("--stages", stages),
+        ("--seeds", seeds),
+        ("--steps", steps),
+        ("--teacher-steps", teacher_steps),
+    ):
+        if value < 1:
+            _refuse(option, f"{value} is less than 1")
+    if steps < stages:
+        _refuse("--steps", f"{steps} leaves some of {stages} stages without a step; give at least {stages}")
+    _require_folder(out)
+    _require_plots()
+
+    # jax loads here, after the mistakes that need no jax to see.
+    names = _operator_names(operator or ["power"])
+    from sparsekd_jax import studies
+
+    settings = studies.Settings(
+        operators=names,
+        temperature=temperature,
+        sparsity=sparsity,
+        num_stages=stages,
+        num_seeds=seeds,
+        steps=steps,
+        teacher_steps=teacher_steps,
+        soften_student=not targets_only,
+        record_every=max(1, min(50, steps // stages, teacher_steps)),
+    )
+    try:
+        settings.validate()
+    except ValueError as error:
+        hint = "; on this command line: --targets-only" if "gradient_scale" in str(error) else ""
+        _refuse("--temperature" if "temperature" in str(error) else "--operator", f"{error}{hint}")
+    _run_study(settings, out)
+
+
+def _require_folder(out: Path) -> None:
+    """Make the directory now: minutes of training should not end at a path that cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".sparsekd-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        _refuse("--out", f"{out} cannot be written ({error.strerror}); choose another directory")
+
+
+def _require_plots() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        typer.echo("The report needs matplotlib: pip install 'sparsekd_jax[plots]'", err=True)
+        raise typer.Exit(1)
+
+
+def _run_study(settings: "Settings", out: Path) -> None:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Table
+
+    from sparsekd_jax import studies
+
+    console = Console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("compiling", total=None)
+
+        def advance(label: str, done: int, total: int) -> None:
+            progress.update(bar, description=label, completed=done, total=total)
+
+        report = studies.run(settings, on_progress=advance)
+        progress.update(bar, description="done")
+    paths = studies.write_report(report, out)
+
+    table = Table("model", "test accuracy", "minus its teacher", "zeros")
+    for row in report["summary"]:
+        difference = row["difference"]
+        table.add_row(
+            row["label"],
+            _interval(row["accuracy"]),
+            _interval(difference, signed=True) if difference else "–",
+            f"{row['zero_fraction']['max']:.4f}",
+        )
+    console.print(table)
+    console.print(f"Report: {paths['report.html']}", soft_wrap=True)
+
+
+def _interval(interval: dict[str, float | None], signed: bool = False) -> str:
+    shape = "{:+.4f}" if signed else "{:.4f}"
+    mean = shape.format(interval["mean"])
+    if interval["low"] is None:
+        return mean
+    return f"{mean} \\[{shape.format(interval['low'])}, {shape.format(interval['high'])}]"

@@ -1,0 +1,176 @@
+"""A plan of stages, as data: what is pruned when, for how long, at which temperature."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sparsekd_jax import operators
+from sparsekd_jax import sparsity as sparsity_room
+from sparsekd_jax.distill.losses import Operator, gradient_scale
+from sparsekd_jax.operators.base import SofteningOperator
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage: prune to a sparsity, then train.
+
+    Attributes:
+        sparsity: share of the prunable weights that are zero after the prune, in [0, 1).
+        temperature: T of the softening.
+        steps: optimizer steps of recovery.
+        scale: gradient scale c of the distillation term.
+    """
+
+    sparsity: float
+    temperature: float
+    steps: int
+    scale: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Stages and what they share; ``print(plan)`` shows them, `stages` makes them.
+
+    Attributes:
+        operator: softening operator, or a plain function.
+        stages: the stages in order.
+        alpha: weight of the hard labels in the loss, in [0, 1].
+        soften_student: whether both sides are softened.
+        score: how weights are ranked.
+        pattern: over what they are ranked.
+    """
+
+    operator: Operator
+    stages: tuple[Stage, ...]
+    alpha: float
+    soften_student: bool
+    score: str
+    pattern: str
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def operator_name(self) -> str:
+        """The operator's name, or the function's."""
+        return str(getattr(self.operator, "name", getattr(self.operator, "__name__", repr(self.operator))))
+
+    def describe(self) -> dict[str, Any]:
+        """The plan in JSON's types.
+
+        Returns:
+            A dictionary; the operator stands by its name.
+        """
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        stages = [dataclasses.asdict(stage) for stage in self.stages]
+        return {**fields, "operator": self.operator_name, "stages": stages}
+
+    def __str__(self) -> str:
+        sides = "both sides softened" if self.soften_student else "targets softened"
+        lines = [
+            f"{self.operator_name}, {sides}, alpha {self.alpha:g}, {self.score} {self.pattern}, "
+            f"{self.total_steps} steps",
+            "stage  sparsity  temperature  scale  steps",
+        ]
+        lines += [
+            f"{k:5d}  {stage.sparsity:8.4f}  {stage.temperature:11.4g}  {stage.scale:5.4g}  {stage.steps:5d}"
+            for k, stage in enumerate(self.stages, start=1)
+        ]
+        return "\n".join(lines)
+
+
+def stages(
+    *,
+    operator: str | Operator = "power",
+    temperature: float | Sequence[float] = 4.0,
+    sparsity: float = 0.95,
+    num_stages: int = 5,
+    schedule: str | sparsity_room.Schedule = "cubic",
+    total_steps: int = 2500,
+    alpha: float = 0.1,
+    soften_student: bool = True,
+    scale: float | None = None,
+    score: str = "magnitude",
+    pattern: str = "global",
+) -> Plan:
+    """A plan of n stages that share a total effort: stage k prunes to s_k = s·g(k/n), then trains.
+
+    Args:
+        operator: a name, a softening operator, or a function ``(p, temperature) -> q``.
+        temperature: T of every stage, or one T a stage.
+        sparsity: final share of zeros among the prunable weights, in [0, 1); 0 trains a dense student.
+        num_stages: n ≥ 1; one stage prunes everything before the first step.
+        schedule: "one-shot", "linear", "cubic", or a function g.
+        total_steps: optimizer steps of all stages together; they differ by at most one between stages.
+        alpha: weight of the hard labels, in [0, 1].
+        soften_student: soften both sides, or the targets only.
+        scale: gradient scale of the distillation term; by default `gradient_scale` of operator and T.
+        score: how weights are ranked ("magnitude").
+        pattern: "global" or "layer".
+
+    Returns:
+        A frozen, validated plan.
+
+    Raises:
+        ValueError: an argument outside its range, or a temperature outside the operator's; it is named.
+
+    >>> print(stages(sparsity=0.9, num_stages=2, total_steps=100))
+    power, both sides softened, alpha 0.1, magnitude global, 100 steps
+    stage  sparsity  temperature  scale  steps
+        1    0.7875            4     16     50
+        2    0.9000            4     16     50
+    """
+    op = operators.get(operator) if isinstance(operator, str) else operator
+    if not callable(op):
+        raise ValueError(f"operator must be a name, an operator or a function (p, T) -> q, got {operator!r}")
+    levels = sparsity_room.sparsities(schedule, sparsity, num_stages)
+    if isinstance(temperature, Sequence):
+        temperatures = [float(t) for t in temperature]
+        if len(temperatures) != num_stages:
+            raise ValueError(f"temperature lists {len(temperatures)} values for num_stages = {num_stages}")
+    else:
+        temperatures = [float(temperature)] * num_stages
+    for k, t in enumerate(temperatures, start=1):
+        _require_temperature(op, t, k)
+    if total_steps < num_stages:
+        raise ValueError(f"total_steps = {total_steps} is less than one a stage (num_stages = {num_stages})")
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"alpha must lie in [0, 1], got {alpha:g}; it is the weight of the hard labels")
+    if scale is not None and not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale must be a positive number, got {scale}")
+    for argument, choice, known in (
+        ("score", score, sparsity_room.SCORES),
+        ("pattern", pattern, sparsity_room.PATTERNS),
+    ):
+        if choice not in known:
+            raise ValueError(f"{argument} {choice!r} is unknown; known: {', '.join(known)}")
+    ends = [total_steps * k // num_stages for k in range(num_stages + 1)]
+    return Plan(
+        operator=op,
+        stages=tuple(
+            Stage(
+                sparsity=level,
+                temperature=t,
+                steps=end - start,
+                scale=gradient_scale(op, t, soften_student=soften_student) if scale is None else float(scale),
+            )
+            for level, t, start, end in zip(levels, temperatures, ends[:-1], ends[1:], strict=True)
+        ),
+        alpha=float(alpha),
+        soften_student=soften_student,
+        score=score,
+        pattern=pattern,
+    )
+
+
+def _require_temperature(operator: Operator, temperature: float, stage: int) -> None:
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be a positive number, got {temperature:g} (stage {stage})")
+    if isinstance(operator, SofteningOperator) and temperature not in operator.claims.temperatures:
+        raise ValueError(
+            f"temperature {temperature:g} (stage {stage}) is outside the range of {operator.name}, "
+            f"{operator.claims.temperatures}"
+        )

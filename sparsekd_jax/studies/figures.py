@@ -1,0 +1,207 @@
+"""The figures of the studies: every number in them comes from a report or straight from an operator."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sparsekd_jax._page import OKABE_ITO
+from sparsekd_jax.distill import Operator
+from sparsekd_jax.operators.base import SofteningOperator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# One colour and one marker a method, the same in every figure: never colour alone.
+_METHODS = {
+    "teacher": (OKABE_ITO["black"], "s"),
+    "dense": (OKABE_ITO["sky"], "o"),
+    "one-shot": (OKABE_ITO["vermillion"], "^"),
+    "staged": (OKABE_ITO["blue"], "D"),
+}
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a94a0",
+    "axes.labelcolor": "#1c2430",
+    "xtick.color": "#5a6675",
+    "ytick.color": "#5a6675",
+    "grid.color": "#e1e6ec",
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+
+
+def _figure(width: float, height: float, **kwargs: Any) -> tuple["Figure", Any]:
+    """A figure of its own, outside pyplot's global state, so that nothing has to be closed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(**kwargs)
+
+
+def accuracy_dots(rows: Sequence[dict[str, Any]]) -> "Figure":
+    """Test accuracy of each method: every seed a dot, the mean and its Student-t interval beside them.
+
+    Args:
+        rows: in order, ``{"label", "method", "values": one share a seed, "mean", "low", "high"}``.
+
+    Returns:
+        A matplotlib figure.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(7.2, 0.9 + 0.55 * len(rows))
+        for i, row in enumerate(rows):
+            colour, marker = _METHODS[row["method"]]
+            values = 100 * np.asarray(row["values"])
+            dots = np.full(values.size, i - 0.16)
+            axes.plot(values, dots, marker, color=colour, alpha=0.45, markersize=5, mew=0)
+            if row["low"] is not None:
+                axes.plot([100 * row["low"], 100 * row["high"]], [i + 0.16] * 2, color=colour, lw=2.2)
+            axes.plot(100 * row["mean"], i + 0.16, marker, color=colour, markersize=8, mec="white")
+        axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
+        axes.tick_params(axis="y", length=0, labelcolor="#1c2430")
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        # The axis follows the seeds: the interval of two of them can be wider than anything worth comparing.
+        # Where it is cut, its bounds stand in the table.
+        seen = 100 * np.concatenate([np.asarray(row["values"]) for row in rows])
+        margin = 0.6 * max(float(np.ptp(seen)), 0.5)
+        axes.set_xlim(seen.min() - margin, min(seen.max() + margin, 100.2))
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("test accuracy (%)")
+    return figure
+
+
+def stage_curves(
+    histories: dict[str, tuple[str, list[list[dict[str, Any]]]]], teacher_accuracy: float
+) -> "Figure":
+    """Test accuracy and sparsity along the training steps of each method.
+
+    Args:
+        histories: for each method, its label and one history a seed (`distill.Result.history`).
+        teacher_accuracy: mean accuracy of the teachers, drawn as a reference.
+
+    Returns:
+        A matplotlib figure: accuracy above (thin lines the seeds, thick their mean), sparsity below.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        figure, (top, bottom) = _figure(
+            9.0, 5.2, nrows=2, sharex=True, gridspec_kw={"height_ratios": [3.2, 1]}
+        )
+        top.axhline(100 * teacher_accuracy, color="#8a94a0", lw=1.2, ls=(0, (4, 3)))
+        top.annotate(
+            "teacher",
+            (1, 100 * teacher_accuracy),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 3),
+            textcoords="offset points",
+            ha="right",
+            color="#5a6675",
+            fontsize=9,
+        )
+        lowest = 100.0
+        for i, (method, (label, seeds)) in enumerate(histories.items()):
+            colour, marker = _METHODS[method]
+            steps = [row["step"] for row in seeds[0]]
+            accuracy = 100 * np.array([[row["accuracy"] for row in history] for history in seeds])
+            lowest = min(lowest, accuracy.mean(axis=0).min())
+            for line in accuracy:
+                top.plot(steps, line, color=colour, lw=0.7, alpha=0.35)
+            mean = accuracy.mean(axis=0)
+            top.plot(
+                steps, mean, color=colour, lw=2, label=label, marker=marker, markevery=(2 + 3 * i, 9), ms=5
+            )
+            bottom.plot(steps, [100 * row["sparsity"] for row in seeds[0]], color=colour, lw=2)
+        # The first prune can fall far; below 80 % the curves would flatten everything that matters.
+        top.set_ylim(bottom=max(lowest - 2, 80.0), top=100.0)
+        top.set_ylabel("test accuracy (%)")
+        top.legend(loc="lower right", ncols=min(3, len(histories)))
+        bottom.set_ylabel("zeros (%)")
+        bottom.set_ylim(-4, 104)
+        bottom.set_yticks([0, 50, 100])
+        bottom.set_xlabel("student steps")
+        for axes in (top, bottom):
+            axes.grid(axis="y")
+            axes.set_axisbelow(True)
+    return figure
+
+
+def softening_field(operator: Operator, temperature: float, name: str = "") -> "Figure":
+    """How an operator moves three-class distributions: the paths of points of the triangle as T leaves 1.
+
+    Args:
+        operator: a softening operator, or a function ``(p, T) -> q`` taken to accept T ≥ 1.
+        temperature: a T to mark on every path.
+        name: what to call a plain function.
+
+    Returns:
+        A matplotlib figure of the simplex K = 3: blue paths for T from 1 up to 64, orange ones for T down to
+        1/16 where the operator's range reaches below 1; dots at T = 1, diamonds at ``temperature``.
+    """
+    import matplotlib as mpl
+
+    lattice = [(i, j, 9 - i - j) for i in range(1, 9) for j in range(1, 9 - i)]
+    weights = np.array([*lattice, (40, 1, 1), (1, 40, 1), (1, 1, 40)], dtype=np.float64)
+    # Off the lattice by a little, so that paths from symmetric points do not lie on one another.
+    starts = weights + np.array([0.0, 0.12, 0.3])
+    starts /= starts.sum(axis=-1, keepdims=True)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(4.3, 4.1)
+        corners = _to_plane(np.eye(3))
+        axes.fill(*corners.T, facecolor="#f6f8fa", edgecolor="#8a94a0", lw=1.1, zorder=0)
+        low = operator.claims.temperatures.low if isinstance(operator, SofteningOperator) else 1.0
+        _draw_paths(axes, operator, starts, np.geomspace(1, 64, 40), OKABE_ITO["blue"])
+        if low < 1:
+            coldest = max(1 / 16, low * (1 + 1e-6))
+            _draw_paths(axes, operator, starts, np.geomspace(1, coldest, 40), OKABE_ITO["orange"])
+        axes.plot(*_to_plane(starts).T, "o", color="#1c2430", ms=2.6, zorder=4)
+        marked = _to_plane(_soften(operator, starts, temperature))
+        axes.plot(*marked.T, "D", color=OKABE_ITO["blue"], mec="white", mew=0.5, ms=4.4, zorder=5)
+        axes.plot(*_to_plane(np.full((1, 3), 1 / 3)).T, "+", color="#1c2430", ms=9, zorder=6)
+        offsets = ((-9, -9), (9, -9), (0, 8))
+        text = {"textcoords": "offset points", "ha": "center", "va": "center", "color": "#5a6675"}
+        for corner, label, offset in zip(corners, ("p₁", "p₂", "p₃"), offsets, strict=True):
+            axes.annotate(label, corner, xytext=offset, **text)
+        axes.set_title(getattr(operator, "name", name), fontsize=11, color="#1c2430", pad=12)
+        axes.set_aspect("equal")
+        axes.set_xlim(-0.08, 1.08)
+        axes.axis("off")
+    return figure
+
+
+def _to_plane(p: np.ndarray) -> np.ndarray:
+    """Barycentric ``[..., 3]`` to Cartesian ``[..., 2]``: an equilateral triangle of side 1."""
+    return np.stack([p[..., 1] + p[..., 2] / 2, p[..., 2] * math.sqrt(3) / 2], axis=-1)
+
+
+def _soften(operator: Operator, p: np.ndarray, temperature: float) -> np.ndarray:
+    return np.asarray(operator(jnp.asarray(p, jnp.float32), float(temperature)), np.float64)
+
+
+def _draw_paths(
+    axes: "Axes", operator: Operator, starts: np.ndarray, temperatures: np.ndarray, colour: str
+) -> None:
+    paths = _to_plane(np.stack([_soften(operator, starts, t) for t in temperatures]))
+    axes.plot(paths[..., 0], paths[..., 1], color=colour, lw=1, alpha=0.75, solid_capstyle="round", zorder=2)
+    for path in np.moveaxis(paths, 1, 0):
+        lengths = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=-1))])
+        if lengths[-1] < 0.05:
+            continue  # too short for an arrowhead to point anywhere
+        middle = int(np.searchsorted(lengths, 0.45 * lengths[-1]))
+        axes.annotate(
+            "",
+            path[min(middle + 1, len(path) - 1)],
+            xytext=path[max(middle - 1, 0)],
+            arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 0, "mutation_scale": 8},
+            zorder=3,
+        )

@@ -1,0 +1,222 @@
+"""The loop against a plain one written here step by step, and its promises: seeds, zeros, paths, errors."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from sparsekd_jax import distill, models, sparsity
+
+
+@dataclasses.dataclass(frozen=True)
+class Blobs:
+    train_inputs: np.ndarray
+    train_labels: np.ndarray
+    test_inputs: np.ndarray
+    test_labels: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(3, 4)) * 2
+    labels = rng.integers(0, 3, 90).astype(np.int32)
+    inputs = (centres[labels] + rng.normal(size=(90, 4))).astype(np.float32)
+    return Blobs(inputs[:60], labels[:60], inputs[60:], labels[60:])
+
+
+OPTIMIZER = optax.adam(1e-2)
+SETTINGS = {"optimizer": OPTIMIZER, "batch_size": 16, "record_every": 5}
+PLAN = distill.stages(sparsity=0.6, num_stages=2, total_steps=20, temperature=2.0, alpha=0.3)
+
+
+def mlp(seed):
+    return models.MLP((4, 8, 3), rngs=nnx.Rngs(seed))
+
+
+@pytest.fixture(scope="module")
+def result(blobs):
+    return distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, **SETTINGS)
+
+
+def flat(params):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
+
+
+def test_it_is_the_plain_loop(blobs, result):
+    """One step after another in Python: numpy softmax targets, an argsort mask, plain Adam, masks by hand."""
+    graphdef, params = nnx.split(mlp(1), nnx.Param)
+    teacher_logits = np.asarray(mlp(0)(jnp.asarray(blobs.train_inputs)))
+    targets = np.exp(teacher_logits / 2.0)
+    targets = jnp.asarray(targets / targets.sum(-1, keepdims=True))
+    per_epoch = 60 // 16
+    keys = jax.random.split(jax.random.key(0), -(-20 // per_epoch))
+    order = np.concatenate([np.asarray(jax.random.permutation(k, 60))[: per_epoch * 16] for k in keys])
+    batches = order.reshape(-1, 16)[:20]
+
+    def loss_of(p, rows):
+        logits = nnx.merge(graphdef, p)(jnp.asarray(blobs.train_inputs)[rows])
+        soft = jax.nn.log_softmax(logits / 2.0)
+        divergence = jnp.sum(targets[rows] * (jnp.log(targets[rows]) - soft), axis=-1)
+        onehot = jax.nn.one_hot(jnp.asarray(blobs.train_labels)[rows], 3)
+        hard = -jnp.sum(onehot * jax.nn.log_softmax(logits), axis=-1)
+        return jnp.mean(0.7 * 4.0 * divergence + 0.3 * hard)
+
+    with jax.numpy_dtype_promotion("standard"):
+        state = OPTIMIZER.init(params)
+        masks = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), params)
+        for step, rows in enumerate(batches):
+            if step % 10 == 0:
+                rate = PLAN.stages[step // 10].sparsity
+                kernels = np.concatenate(
+                    [np.ravel(leaf) for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
+                )
+                limit = np.sort(np.abs(kernels))[round(rate * kernels.size)]
+                masks = jax.tree.map(
+                    lambda leaf, low=limit: np.abs(leaf) >= low if leaf.ndim == 2 else leaf == leaf, params
+                )
+                params = jax.tree.map(lambda p, m: p * m, params, masks)
+                adam = state[0]
+                mu, nu = (jax.tree.map(lambda a, m: a * m, t, masks) for t in (adam.mu, adam.nu))
+                state = (adam._replace(mu=mu, nu=nu), *state[1:])
+            gradients = jax.tree.map(lambda g, m: g * m, jax.grad(loss_of)(params, rows), masks)
+            updates, state = OPTIMIZER.update(gradients, state, params)
+            params = jax.tree.map(lambda p, u, m: (p + u) * m, params, updates, masks)
+    ours = nnx.state(result.student, nnx.Param)
+    np.testing.assert_allclose(flat(ours), flat(params), atol=2e-5)
+    assert np.abs(flat(result.path[0]) - flat(params)).max() > 0.05, "nothing was trained"
+
+
+def test_the_path_has_every_stage_and_zeros_that_stay(result):
+    assert len(result.path) == 3
+    kernels = [flat([leaf for leaf in jax.tree.leaves(p) if leaf.ndim == 2]) for p in result.path]
+    for weights, stage in zip(kernels[1:], PLAN.stages, strict=True):
+        assert (weights == 0).sum() == round(stage.sparsity * weights.size)
+    assert not (kernels[2][kernels[1] == 0]).any()
+    np.testing.assert_array_equal(flat(result.path[0]), flat(nnx.state(mlp(1), nnx.Param)))
+    np.testing.assert_array_equal(flat(result.path[2]), flat(nnx.state(result.student, nnx.Param)))
+
+
+def test_history_tells_steps_stages_and_events(result):
+    rows = [(row["event"], row["stage"], row["step"]) for row in result.history]
+    assert rows == [
+        ("start", 0, 0),
+        ("pruned", 1, 0),
+        ("train", 1, 5),
+        ("train", 1, 10),
+        ("pruned", 2, 10),
+        ("train", 2, 15),
+        ("train", 2, 20),
+    ]
+    trained = [row for row in result.history if row["event"] == "train"]
+    assert all({"loss", "divergence", "cross_entropy"} <= row.keys() for row in trained)
+    last = result.history[-1]
+    assert last["loss"] == pytest.approx(0.7 * 4 * last["divergence"] + 0.3 * last["cross_entropy"], rel=1e-5)
+
+
+def test_metrics_are_those_of_the_returned_student(blobs, result):
+    logits = np.asarray(result.student(jnp.asarray(blobs.test_inputs)))
+    accuracy = (logits.argmax(-1) == blobs.test_labels).mean()
+    assert result.final.accuracy == result.history[-1]["accuracy"] == pytest.approx(accuracy)
+    again = distill.evaluate(result.student, blobs.test_inputs, blobs.test_labels)
+    assert again.accuracy == result.final.accuracy
+
+
+def test_a_seed_repeats_bit_for_bit_and_another_differs(blobs, result):
+    again = distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, **SETTINGS)
+    assert again.history == result.history
+    np.testing.assert_array_equal(flat(again.path[2]), flat(result.path[2]))
+    other = distill.run(mlp(1), mlp(0), blobs, PLAN, seed=1, **SETTINGS)
+    assert np.abs(flat(other.path[2]) - flat(result.path[2])).max() > 1e-4
+
+
+def test_neither_model_passed_in_is_changed(blobs, result):
+    student, teacher = mlp(1), mlp(0)
+    distill.run(student, teacher, blobs, PLAN, seed=0, **SETTINGS)
+    np.testing.assert_array_equal(flat(nnx.state(student)), flat(nnx.state(mlp(1))))
+    np.testing.assert_array_equal(flat(nnx.state(teacher)), flat(nnx.state(mlp(0))))
+
+
+def test_how_often_is_recorded_changes_no_number(blobs, result):
+    finer = distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, **{**SETTINGS, "record_every": 3})
+    np.testing.assert_allclose(flat(finer.path[2]), flat(result.path[2]), atol=1e-6)
+
+
+def test_a_teacher_can_be_its_logits(blobs, result):
+    logits = mlp(0)(jnp.asarray(blobs.train_inputs))
+    given = distill.run(mlp(1), logits, blobs, PLAN, seed=0, **SETTINGS)
+    np.testing.assert_allclose(flat(given.path[2]), flat(result.path[2]), atol=1e-6)
+
+
+def test_a_second_run_compiles_nothing(blobs, result):
+    from sparsekd_jax.distill import loop
+
+    before = loop._scan_steps._cache_size()
+    hotter = distill.stages(sparsity=0.7, num_stages=4, total_steps=20, temperature=3.0, alpha=0.1)
+    distill.run(mlp(5), mlp(6), blobs, hotter, seed=3, **SETTINGS)
+    assert loop._scan_steps._cache_size() == before
+
+
+def test_sparsity_zero_trains_a_dense_student(blobs):
+    dense = distill.run(
+        mlp(1), mlp(0), blobs, distill.stages(sparsity=0.0, num_stages=1, total_steps=10), seed=0, **SETTINGS
+    )
+    assert sparsity.zero_fraction(nnx.state(dense.student, nnx.Param)) == 0.0
+
+
+def test_a_plain_function_softens_too(blobs, result):
+    def escort(p, temperature):
+        powered = p ** (1 / temperature)
+        return powered / powered.sum(axis=-1, keepdims=True)
+
+    plan = dataclasses.replace(PLAN, operator=escort)
+    ours = distill.run(mlp(1), mlp(0), blobs, plan, seed=0, **SETTINGS)
+    np.testing.assert_allclose(flat(ours.path[2]), flat(result.path[2]), atol=1e-4)
+
+
+class Noisy(nnx.Module):
+    """Dropout and batch statistics: state that is not a parameter."""
+
+    def __init__(self, rngs):
+        self.inner = nnx.Linear(4, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.outer = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.outer(self.drop(self.norm(self.inner(x))))
+
+
+def test_batch_statistics_move_in_training_and_dropout_is_off_in_evaluation(blobs):
+    model = Noisy(nnx.Rngs(0))
+    trained = distill.fit(model, blobs, steps=10, seed=0, **SETTINGS).student
+    assert np.abs(np.asarray(trained.norm.mean[...]) - np.asarray(model.norm.mean[...])).max() > 1e-3
+    first, second = (distill.evaluate(trained, blobs.test_inputs, blobs.test_labels) for _ in range(2))
+    assert float(first.nll) == float(second.nll)
+
+
+def test_progress_counts_to_the_end(blobs):
+    seen = []
+    distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, on_progress=lambda *at: seen.append(at), **SETTINGS)
+    assert seen == [(5, 20), (10, 20), (15, 20), (20, 20)]
+
+
+def test_a_diverging_loss_stops_the_run_and_says_where(blobs):
+    broken = dataclasses.replace(blobs, train_inputs=np.full_like(blobs.train_inputs, np.nan))
+    with pytest.raises(FloatingPointError, match="stage 1, by step 5 of 20"):
+        distill.run(mlp(1), jnp.zeros((60, 3)), broken, PLAN, seed=0, **SETTINGS)
+
+
+def test_bad_arguments_are_named(blobs):
+    with pytest.raises(ValueError, match="batch_size"):
+        distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, optimizer=OPTIMIZER, batch_size=61)
+    with pytest.raises(ValueError, match="record_every"):
+        distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, optimizer=OPTIMIZER, batch_size=8, record_every=0)
+    with pytest.raises(ValueError, match=r"need \(60, num_classes\)"):
+        distill.run(mlp(1), jnp.zeros((59, 3)), blobs, PLAN, seed=0, **SETTINGS)
+    with pytest.raises(ValueError, match="steps"):
+        distill.fit(mlp(1), blobs, steps=0, seed=0, **SETTINGS)

@@ -1,0 +1,106 @@
+"""Metrics against scikit-learn and a plain loop, intervals against scipy."""
+
+import functools
+import operator
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, log_loss
+
+from sparsekd_jax import distill
+
+
+def case(seed=0, n=200):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, 4)) * 2).astype(np.float32), rng.integers(0, 4, n).astype(np.int32)
+
+
+def plain_calibration_error(logits, labels, num_bins=15):
+    probs = softmax(logits.astype(np.float64), axis=-1)
+    confidence, correct = probs.max(-1), probs.argmax(-1) == labels
+    total = 0.0
+    for b in range(num_bins):
+        inside = (confidence > b / num_bins) & (confidence <= (b + 1) / num_bins)
+        if inside.any():
+            total += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
+    return total
+
+
+def test_metrics_are_those_of_scikit_learn():
+    logits, labels = case()
+    tally = distill.tally(jnp.asarray(logits), jnp.asarray(labels))
+    probs = softmax(logits.astype(np.float64), axis=-1)
+    assert tally.accuracy == pytest.approx(accuracy_score(labels, logits.argmax(-1)))
+    assert tally.mean_nll == pytest.approx(log_loss(labels, probs, labels=range(4)), rel=1e-5)
+    assert tally.calibration_error == pytest.approx(plain_calibration_error(logits, labels), abs=1e-5)
+
+
+def test_a_confident_and_right_model_is_calibrated_and_a_wrong_one_is_not():
+    logits, labels = 50 * np.eye(4, dtype=np.float32), np.arange(4, dtype=np.int32)
+    assert distill.tally(jnp.asarray(logits), jnp.asarray(labels)).calibration_error == pytest.approx(0)
+    wrong = distill.tally(jnp.asarray(logits), jnp.asarray(labels[::-1].copy()))
+    assert wrong.calibration_error == pytest.approx(1)
+
+
+def test_batches_of_unequal_size_add_up_to_the_whole():
+    logits, labels = case()
+    whole = distill.tally(jnp.asarray(logits), jnp.asarray(labels))
+    parts = [
+        distill.tally(jnp.asarray(logits[part]), jnp.asarray(labels[part]))
+        for part in (slice(0, 1), slice(1, 50), slice(50, 200))
+    ]
+    total = functools.reduce(operator.add, parts)
+    for name in ("accuracy", "mean_nll", "calibration_error"):
+        assert getattr(total, name) == pytest.approx(getattr(whole, name), rel=1e-5)
+    # The broken twin, a mean of batch means, is something else.
+    assert np.mean([part.accuracy for part in parts]) != pytest.approx(whole.accuracy, abs=1e-3)
+
+
+def test_padding_of_weight_zero_changes_nothing():
+    logits, labels = case(n=30)
+    padded = np.concatenate([logits, np.full((7, 4), 9.0, np.float32)])
+    weights = np.concatenate([np.ones(30), np.zeros(7)]).astype(np.float32)
+    padded_labels = np.concatenate([labels, np.zeros(7, np.int32)])
+    ours = distill.tally(jnp.asarray(padded), jnp.asarray(padded_labels), jnp.asarray(weights))
+    alone = distill.tally(jnp.asarray(logits), jnp.asarray(labels))
+    assert (ours.accuracy, ours.mean_nll) == pytest.approx((alone.accuracy, alone.mean_nll), rel=1e-6)
+    assert ours.calibration_error == pytest.approx(alone.calibration_error, rel=1e-5)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_intervals_are_student_t(level):
+    values = np.random.default_rng(0).normal(size=7)
+    ours = distill.interval(values, level=level)
+    low, high = stats.t.interval(level, 6, loc=values.mean(), scale=stats.sem(values))
+    assert (ours.mean, ours.low, ours.high) == pytest.approx((values.mean(), low, high))
+
+
+def test_a_paired_difference_cancels_what_seeds_share():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=10)
+    first, second = shared + 0.1 + 0.01 * rng.normal(size=10), shared
+    paired = distill.paired_difference(first, second)
+    assert paired.low == pytest.approx(stats.ttest_rel(first, second).confidence_interval(0.95).low)
+    assert paired.low > 0 > stats.ttest_ind(first, second).confidence_interval(0.95).low
+
+
+def test_one_seed_has_a_mean_and_no_interval():
+    one = distill.interval([0.5])
+    assert (one.mean, one.low, one.high, one.n) == (0.5, None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: distill.interval([]), "empty"),
+        (lambda: distill.interval([1.0, float("nan")]), r"values\[1\]"),
+        (lambda: distill.interval([1.0, 2.0], level=95), "level"),
+        (lambda: distill.paired_difference([1.0], [1.0, 2.0]), "same seeds"),
+    ],
+)
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,41 @@
+"""The file of weights, read back by the safetensors library and by hand."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sparsekd_jax import distill, models
+
+
+def test_the_bytes_are_the_format(tmp_path):
+    params = nnx.to_pure_dict(nnx.state(models.MLP((4, 3, 2), rngs=nnx.Rngs(0)), nnx.Param))
+    distill.save_safetensors(tmp_path / "w.safetensors", params, {"seed": "0"})
+    raw = (tmp_path / "w.safetensors").read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    assert size % 8 == 0
+    assert header.pop("__metadata__") == {"seed": "0"}
+    assert set(header) == {f"layers.{i}.{leaf}" for i in (0, 1) for leaf in ("kernel", "bias")}
+    for name, entry in header.items():
+        _, layer, leaf = name.split(".")
+        start, end = entry["data_offsets"]
+        array = np.frombuffer(raw[8 + size + start : 8 + size + end], "<f4").reshape(entry["shape"])
+        np.testing.assert_array_equal(array, params["layers"][int(layer)][leaf])
+    assert 8 + size + max(entry["data_offsets"][1] for entry in header.values()) == len(raw)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_safetensors_library_reads_it(tmp_path):
+    load_file = pytest.importorskip("safetensors.numpy").load_file
+    params = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(1)}
+    distill.save_safetensors(tmp_path / "w.safetensors", params)
+    loaded = load_file(tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(loaded["a"], np.arange(6.0).reshape(2, 3))
+
+
+def test_a_dtype_outside_the_format_is_named(tmp_path):
+    with pytest.raises(TypeError, match="complex64"):
+        distill.save_safetensors(tmp_path / "w", {"a": jnp.ones(2, jnp.complex64)})
