@@ -257,6 +257,14 @@ def _apply(entry: str, op: SofteningOperator, x: ArrayLike, temperature: ArrayLi
     return q
 
 
+def apply_unchecked(entry: str, op: SofteningOperator, x: Array, temperature: Array) -> Array:
+    """The bare kernel of an entry for a batch ``[N, K]`` and T ``[N]``, with NaN where a root was not found.
+
+    For code that probes an operator beyond its domain on purpose: nothing is validated, nothing raises.
+    """
+    return _run(entry, op, x, temperature[:, None])[0]
+
+
 def _broadcast_temperature(
     op: SofteningOperator, temperature: ArrayLike, batch: tuple[int, ...], dtype: Any
 ) -> Array:
