@@ -19,7 +19,7 @@ from sparsekd_jax.operators.entropy_projection import EntropyProjection
 from sparsekd_jax.operators.euclidean_entropy_projection import EuclideanEntropyProjection
 from sparsekd_jax.operators.mixture import ConvexMixture, reciprocal_schedule
 from sparsekd_jax.operators.power import PowerTransform
-from sparsekd_jax.operators.registry import get, names, table_rows
+from sparsekd_jax.operators.registry import TableRow, get, names, parse, table_rows
 from sparsekd_jax.operators.tsallis import TsallisSoftening
 from sparsekd_jax.operators.variational import Variational, variational
 
@@ -33,12 +33,14 @@ __all__ = [
     "EuclideanEntropyProjection",
     "PowerTransform",
     "SofteningOperator",
+    "TableRow",
     "TemperatureRange",
     "TsallisSoftening",
     "Variational",
     "get",
     "lawless",
     "names",
+    "parse",
     "reciprocal_schedule",
     "table_rows",
     "variational",

@@ -72,6 +72,40 @@ def get(name: str, **parameters: Any) -> SofteningOperator:
     return family(**parameters)
 
 
+def parse(text: str) -> SofteningOperator:
+    """The operator that a text names, as `SofteningOperator.name` and the tables print it.
+
+    Args:
+      text: a name, with the value of the family's one number in parentheses where it has one.
+
+    Raises:
+      ValueError: unknown name, a value that is no number, or one outside its domain.
+
+    >>> parse("tsallis(1.5)").name, parse("power").name
+    ('tsallis(1.5)', 'power')
+    >>> parse("tsallis")
+    Traceback (most recent call last):
+    ValueError: operator 'tsallis' needs alpha: write tsallis(1.5)
+    """
+    name, bracket, inner = text.strip().partition("(")
+    if name not in _FAMILIES:
+        return get(name)  # raises, naming what is close
+    numbers = [f for f in dataclasses.fields(_FAMILIES[name]) if f.name in _DOMAINS]  # type: ignore[arg-type]
+    if not bracket:
+        for field in numbers:
+            if field.default is dataclasses.MISSING:
+                raise ValueError(f"operator {name!r} needs {field.name}: write {name}(1.5)")
+        return get(name)
+    if not numbers or not inner.endswith(")"):
+        form = f"{name}({numbers[0].name})" if numbers else name
+        raise ValueError(f"{text!r} is not an operator; write {form}")
+    try:
+        value = float(inner[:-1])
+    except ValueError:
+        raise ValueError(f"{numbers[0].name} in {text!r} is not a number; write {name}(1.5)") from None
+    return get(name, **{numbers[0].name: int(value) if numbers[0].name == "k" and value % 1 == 0 else value})
+
+
 _POSITIVE = (lambda v: 0 < v < np.inf, "is a finite number > 0")
 _DOMAINS = {
     "alpha": _POSITIVE,

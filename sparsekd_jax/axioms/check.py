@@ -1,0 +1,334 @@
+"""Checking an operator: a stratified sweep, a Hypothesis search, and a shrunk witness for each failure."""
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import hypothesis
+import numpy as np
+from hypothesis import Phase
+
+from sparsekd_jax.axioms import cases as case_makers
+from sparsekd_jax.axioms.cases import Cases
+from sparsekd_jax.axioms.evaluate import Evaluator
+from sparsekd_jax.axioms.laws import LAWS, Law, Margins, Observation
+from sparsekd_jax.axioms.report import LawResult, Report, Verdict
+from sparsekd_jax.axioms.witness import Witness
+from sparsekd_jax.operators import Claim, Claims, TemperatureRange
+
+NUM_CLASSES = (2, 3, 5, 8, 13, 64)
+"""The default K's: small ones where witnesses are simple, odd and even ones, and a large one."""
+
+Softener = Callable[[Any, Any], Any]
+Bounds = TemperatureRange | tuple[float, float]
+
+SINGLE_PRECISION_TOLERANCE = 2e-5
+"""What a law forgives an operator that answers in less than float64."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much is tried: cases a K in the sweep, cases of the limit laws, Hypothesis examples a law."""
+
+    sweep: int = 3000
+    limits: int = 200
+    search: int = 25
+    shrink: int = 250
+
+    @classmethod
+    def deep(cls) -> "Budget":
+        """Ten times the default, for a nightly run."""
+        return cls(sweep=30_000, limits=2_000, search=500, shrink=1_000)
+
+
+def plain_claims(temperatures: TemperatureRange) -> Claims:
+    """What a function with no claims of its own is taken to claim, on a range that its user gives.
+
+    Closure on the whole simplex (so no NaN at zeros), permutation equivariance and A1 to A4 on the interior;
+    A5h where the range is unbounded above, A5c where it reaches 0.
+    """
+    interior = Claim("interior", temperatures, "sampled")
+    laws = {"closure": Claim("simplex", temperatures, "sampled")}
+    laws |= dict.fromkeys(("equivariance", "A1", "A2", "A3", "A4"), interior)
+    if 1.0 not in temperatures:
+        del laws["A4"]
+    if np.isinf(temperatures.high):
+        laws["A5h"] = interior
+    if temperatures.low == 0:
+        laws["A5c"] = interior
+    return Claims(temperatures, laws)
+
+
+def check(
+    operator: Softener,
+    *,
+    laws: Iterable[str] | None = None,
+    num_classes: Sequence[int] = NUM_CLASSES,
+    temperature_range: Bounds | None = None,
+    name: str | None = None,
+    budget: Budget | None = None,
+    corpus: bool = True,
+    seed: int = 0,
+) -> Report:
+    """Check an operator, or any function ``(p, temperature) -> q``, against the laws.
+
+    A law is judged on the domain and the temperatures that the operator claims for it (a law it does not
+    claim: on its whole range), and on the boundary of the simplex too, so that an over-cautious claim shows.
+    "Holds" means: no violation among the recorded cases. In float64, whatever the process uses.
+
+    Args:
+      operator: a `SofteningOperator`, or a function of one distribution p ``[K]`` and a scalar temperature. A
+        function that jax can trace is vmapped and jitted; any other is called row by row, on fewer cases.
+      laws: ids from `LAWS`; all by default.
+      num_classes: the K's to try.
+      temperature_range: temperatures to judge at, ``(low, high)``; the operator's own range by default,
+        [1, ∞) for a function.
+      name: printed in the report.
+      budget: how much to try.
+      corpus: whether the known witnesses of theory.md join the sweep.
+      seed: of the sweep; the same seed gives the same report.
+
+    Returns:
+      A `Report`: ``report.ok``, ``report["A3"].verdict``, ``.margin``, ``.witness``, ``.cases``.
+
+    Raises:
+      ValueError: unknown law, K < 2, or a range that the operator does not cover.
+      TypeError: the operator is not callable, or returns another shape than it was given.
+
+    >>> from sparsekd_jax import operators
+    >>> report = check(operators.PowerTransform(), laws=("A1", "A4"), num_classes=(3,))
+    >>> report.ok, report["A1"].verdict
+    (True, 'holds')
+    >>> broken = check(lambda p, temperature: p[::-1], laws=("A4",), num_classes=(2, 3))
+    >>> broken.ok, str(broken["A4"].witness)
+    (False, 'p = [1, 2]/3: F_1(p)_i = 0.666666667, p_i = 0.333333333 (margin -0.333)')
+    """
+    if not callable(operator):
+        raise TypeError(f"operator is {operator!r}; it is a function (p, temperature) -> q")
+    chosen = _chosen_laws(laws)
+    ks = tuple(sorted({int(k) for k in num_classes}))
+    if not ks or ks[0] < 2:
+        raise ValueError(f"num_classes is {tuple(num_classes)}; it lists numbers of classes, each ≥ 2")
+    given = None if temperature_range is None else TemperatureRange.of(temperature_range)
+    claims = getattr(operator, "claims", None)
+    claimed = claims is not None
+    if claims is None:
+        claims = plain_claims(given or TemperatureRange(1.0))
+    asked = claims.temperatures if given is None else claims.temperatures.intersect(given)
+    if asked is None:
+        raise ValueError(f"temperature_range {given} has nothing in common with {claims.temperatures}")
+
+    evaluator = Evaluator(operator)
+    evaluator.prepare(ks)
+    budget = budget or Budget()
+    if not evaluator.traceable:  # row by row: a tenth as fast, so fewer cases, still dense in T
+        budget = dataclasses.replace(budget, sweep=max(budget.sweep // 5, 1), limits=budget.limits // 5)
+    run = _Run(evaluator, claims, asked, ks, budget, corpus, seed)
+    results = [run.judge(law) for law in chosen]
+    label = name or getattr(operator, "name", None) or getattr(operator, "__name__", repr(operator))
+    return Report(str(label), asked, {r.law.id: r for r in results}, claimed, evaluator.rows_evaluated)
+
+
+def _chosen_laws(laws: Iterable[str] | None) -> list[Law]:
+    if laws is None:
+        return list(LAWS.values())
+    wanted = [laws] if isinstance(laws, str) else list(laws)
+    unknown = [law for law in wanted if law not in LAWS]
+    if unknown:
+        raise ValueError(f"unknown law {unknown[0]!r}; the laws are {', '.join(LAWS)}")
+    return [LAWS[law] for law in wanted]
+
+
+@dataclasses.dataclass
+class _Run:
+    """One check under way: the observations, shared by all laws judged at the same temperatures."""
+
+    evaluator: Evaluator
+    claims: Claims
+    asked: TemperatureRange
+    num_classes: tuple[int, ...]
+    budget: Budget
+    corpus: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._seen: dict[tuple[TemperatureRange, bool], list[Observation]] = {}
+
+    def judge(self, law: Law) -> LawResult:
+        claim = self.claims.laws.get(law.id)
+        where = self._where(law, claim)
+        if where is None:
+            return LawResult(law, "not applicable", None, 0)
+        if claim is not None and not law.limit and claim.temperatures.intersect(self.asked) is None:
+            claim = None  # claimed, but not at these temperatures
+        tally = _Tally(law, SINGLE_PRECISION_TOLERANCE if self.evaluator.single_precision else 0.0)
+        for seen in self._observations(where, law.limit):
+            tally.add(seen.cases, law.margins(seen))
+        if not tally.fails:
+            self._search(law, where, tally)
+        verdict = tally.verdict()
+        witness = tally.witness(verdict)
+        if witness is not None:
+            witness = self._shrunk(law, where, witness, interior=verdict == "fails")
+        return LawResult(
+            law, verdict, claim, tally.count, tally.margin(), witness, tally.always_equal, tally.undecided
+        )
+
+    def _where(self, law: Law, claim: Claim | None) -> TemperatureRange | None:
+        """The temperatures a law is judged at, or None where it says nothing."""
+        if law.id == "A5h":
+            return self.asked if np.isinf(self.asked.high) else None
+        if law.id == "A5c":  # a limit T → 0: the operator's own range decides, whatever was asked
+            return self.claims.temperatures if self.claims.temperatures.low == 0 else None
+        if law.id == "A4" and 1.0 not in self.asked:
+            return None
+        return (claim.temperatures.intersect(self.asked) if claim else None) or self.asked
+
+    def _observations(self, where: TemperatureRange, limit: bool) -> list[Observation]:
+        key = (where, limit)
+        if key not in self._seen:
+            self._seen[key] = []
+            for k in self.num_classes:
+                size = self.budget.limits if limit else self.budget.sweep
+                batch = case_makers.sweep(k, where, size, self.seed)
+                known = case_makers.corpus(k, where) if self.corpus else None
+                if known is not None:
+                    batch = Cases.concatenate([batch, known])
+                self._seen[key].append(Observation(self.evaluator, batch, where))
+        return self._seen[key]
+
+    def _margins(self, law: Law, where: TemperatureRange, case: Cases) -> Margins:
+        return law.margins(Observation(self.evaluator, case, where))
+
+    def _find(self, strategy: Any, broken: Callable[[Cases], bool], examples: int) -> Cases | None:
+        settings = hypothesis.settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        try:
+            return hypothesis.find(strategy, broken, settings=settings, random=random.Random(self.seed))
+        except hypothesis.errors.NoSuchExample:
+            return None
+
+    def _search(self, law: Law, where: TemperatureRange, tally: "_Tally") -> None:
+        """Let Hypothesis look where the sweep found nothing."""
+
+        def broken(case: Cases) -> bool:
+            margins = self._margins(law, where, case)
+            tally.add(case, margins)
+            return tally.violates(case, margins, interior=False)
+
+        small = [k for k in self.num_classes if k <= 8] or list(self.num_classes[:1])
+        self._find(case_makers.cases(small, where), broken, self.budget.search)
+
+    def _shrunk(self, law: Law, where: TemperatureRange, witness: Witness, interior: bool) -> Witness:
+        tally = _Tally(law, SINGLE_PRECISION_TOLERANCE if self.evaluator.single_precision else 0.0)
+
+        def broken(case: Cases) -> bool:
+            inside = where.inside(case.low).all() and where.inside(case.high).all()
+            if not (inside and (case.low <= case.high).all()):
+                return False
+            return tally.violates(case, self._margins(law, where, case), interior)
+
+        found = self._find(case_makers.simpler(witness.case, self.num_classes), broken, self.budget.shrink)
+        if found is None:
+            return witness
+        margins = self._margins(law, where, found)
+        return Witness.of(law, found, margins.left[0], margins.right[0], margins.margin[0])
+
+
+class _Tally:
+    """What has been seen of one law: how many cases, the worst margins, and where."""
+
+    def __init__(self, law: Law, forgiven: float) -> None:
+        self.law = law
+        self.tolerance = max(law.tolerance, forgiven)
+        self.count = 0
+        self.undecided = 0
+        self.always_equal = True
+        self._worst = {"interior": np.inf, "boundary": np.inf}
+        self._where: dict[str, Witness] = {}
+
+    def _broken(self, margins: Margins) -> np.ndarray:
+        decided = np.ones(len(margins.margin), bool) if margins.decided is None else margins.decided
+        return decided & (margins.margin < -self.tolerance)
+
+    def violates(self, case: Cases, margins: Margins, interior: bool) -> bool:
+        """Whether a batch of one breaks the law (in the interior)."""
+        return bool(self._broken(margins)[0]) and (not interior or bool(case.interior[0]))
+
+    def add(self, batch: Cases, margins: Margins) -> None:
+        broken, interior = self._broken(margins), batch.interior
+        self.count += len(batch)
+        if margins.decided is not None:
+            self.undecided += int((interior & ~margins.decided).sum())
+        self.always_equal &= margins.equal is not None and bool(margins.equal.all())
+        for region, inside in (("interior", interior), ("boundary", ~interior)):
+            seen = margins.margin[inside & ~np.isposinf(margins.margin)]
+            if len(seen):
+                self._worst[region] = min(self._worst[region], float(seen.min()))
+            bad = np.flatnonzero(inside & broken)
+            if (
+                len(bad) and region not in self._where
+            ):  # the smallest K that breaks it has the simplest witness
+                i = int(bad[np.argmax(self._plainness(batch, margins)[bad])])
+                self._where[region] = Witness.of(
+                    self.law,
+                    batch.take(slice(i, i + 1)),
+                    margins.left[i],
+                    margins.right[i],
+                    margins.margin[i],
+                )
+
+    @staticmethod
+    def _plainness(batch: Cases, margins: Margins) -> np.ndarray:
+        """Which violation to show: one that is plain to see, of moderate numbers, not the most extreme."""
+        least = np.minimum(*(np.where(x > 0, x, 1).min(-1) for x in (batch.p, batch.r))) * batch.num_classes
+        mild = 1 / (1 + np.abs(np.log(batch.high)) + np.abs(np.log(batch.low)))
+        return least * mild + (margins.margin < -1e-3)
+
+    @property
+    def fails(self) -> bool:
+        return bool(self._where)
+
+    def margin(self) -> float:
+        """The worst margin seen, of any case."""
+        return min(self._worst.values())
+
+    def verdict(self) -> Verdict:
+        if "interior" in self._where:
+            return "fails"
+        if self.law.limit and self.undecided:
+            return "undecided"
+        if "boundary" in self._where:
+            return "holds on the interior"
+        return "holds" if np.isfinite(self.margin()) else "undecided"
+
+    def witness(self, verdict: Verdict) -> Witness | None:
+        if verdict == "fails":
+            return self._where["interior"]
+        return self._where.get("boundary") if verdict == "holds on the interior" else None
+
+
+def check_table(
+    rows: Iterable[Any] | None = None, *, progress: Callable[[str], None] | None = None, **options: Any
+) -> list[Report]:
+    """Check every row of the verdict table, `operators.table_rows` by default: the table is computed.
+
+    Args:
+      rows: `operators.TableRow`s.
+      progress: called with each row's label before it is checked.
+      **options: passed on to `check`.
+    """
+    from sparsekd_jax.operators import table_rows
+
+    reports = []
+    for row in table_rows() if rows is None else rows:
+        if progress is not None:
+            progress(row.label)
+        reports.append(check(row.operator, temperature_range=row.temperatures, name=row.label, **options))
+    return reports

@@ -1,0 +1,80 @@
+"""The checker as pytest cases: one test for each law that an operator claims."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparsekd_jax.axioms.check import Bounds, Softener, check, plain_claims
+from sparsekd_jax.axioms.report import LawResult
+from sparsekd_jax.operators import TemperatureRange
+
+
+@dataclasses.dataclass(frozen=True)
+class LawTest:
+    """A law as a pytest parameter."""
+
+    law: str
+    temperature_range: Bounds | None = None
+    expected_failure: str | None = None
+
+    def assert_holds(self, operator: Softener, **options: Any) -> LawResult:
+        """Check this law; raise `AssertionError` with formula, witness and margin if its claim is broken.
+
+        Where a failure is expected, the absence of a violation is the error: an expectation that no longer
+        holds does not pass unseen.
+        """
+        options.setdefault("temperature_range", self.temperature_range)
+        report = check(operator, laws=(self.law,), **options)
+        result = report[self.law]
+        if self.expected_failure is None:
+            assert result.ok, report.explain()
+        elif result.witness is None:
+            raise AssertionError(
+                f"{report.operator} no longer breaks {self.law}, which was expected because: "
+                f"{self.expected_failure}. Remove the expectation."
+            )
+        else:
+            margin = result.witness.replay(operator)
+            assert margin < -result.law.tolerance, f"the witness {result.witness} does not replay"
+        return result
+
+
+def parametrize(
+    operators: Sequence[Softener],
+    *,
+    temperature_range: Bounds | None = None,
+    expected_failures: Mapping[tuple[str, str], str] | None = None,
+) -> Any:
+    """A pytest decorator: one case, such as ``power-A3``, for each operator and each law it claims.
+
+    Args:
+      operators: operators, or functions ``(p, temperature) -> q``.
+      temperature_range: for functions without claims.
+      expected_failures: reasons by ``(operator name, law)``. Such a case runs too, and fails if the law is no
+        longer broken.
+
+    >>> from sparsekd_jax.operators import PowerTransform
+    >>> @parametrize([PowerTransform()])
+    ... def test_laws(law, operator):
+    ...     law.assert_holds(operator)
+    >>> test_laws.pytestmark[0].kwargs["ids"][:3]
+    ['power-closure', 'power-equivariance', 'power-A1']
+    """
+    import pytest
+
+    expected = dict(expected_failures or {})
+    params, ids = [], []
+    for operator in operators:
+        name = str(getattr(operator, "name", None) or getattr(operator, "__name__", repr(operator)))
+        claims = getattr(operator, "claims", None)
+        if claims is None:
+            claims = plain_claims(TemperatureRange.of(temperature_range or (1.0, float("inf"))))
+        unclaimed = [law for owner, law in expected if owner == name and law not in claims.laws]
+        for law in [*claims.laws, *unclaimed]:
+            reason = expected.pop((name, law), None)
+            params.append((LawTest(law, temperature_range, reason), operator))
+            ids.append(f"{name}-{law}")
+    if expected:
+        owner, law = next(iter(expected))
+        raise ValueError(f"expected_failures names ({owner!r}, {law!r}), and no operator here has that name")
+    return pytest.mark.parametrize(("law", "operator"), params, ids=ids)
