@@ -1,7 +1,7 @@
 """The ten-seed table of the main job: ``python benchmarks/digits_table.py`` writes digits_table.md and .json.
 
-Trains what `sparsekd distill` trains, over ten seeds, and tabulates accuracy with Student-t intervals and each
-student's difference to its own teacher, paired by seed.
+Trains what `sparsekd distill` trains, over ten seeds, and tabulates accuracy with Student-t intervals and
+each student's difference to its own teacher, paired by seed.
 """
 
 import json
@@ -35,8 +35,8 @@ def table(report: dict[str, Any]) -> str:
         f"{configuration['steps']:,} steps a student, {configuration['teacher_steps']:,} a teacher; jax "
         f"{environment['jax']} on {environment['device']}, {timing['training_seconds']:.0f} s.",
         "",
-        "Accuracy is a share of the 450 test images (one image is 0.0022); brackets are 95 % Student-t intervals",
-        "over seeds; the difference is to the seed's own teacher, paired.",
+        "Accuracy is a share of the 450 test images (one is 0.0022); brackets are 95 % Student-t intervals",
+        "over seeds on this one split; the difference is to the seed's own teacher, paired.",
         "",
         "| model | accuracy | minus its teacher | NLL, nats | calibration error | exact zeros, min to max |",
         "|-|-|-|-|-|-|",

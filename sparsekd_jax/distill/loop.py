@@ -354,7 +354,7 @@ class _Trainer:
         self, steps: int, objective: Callable[..., Any], targets: PyTree, knobs: PyTree, stage: int
     ) -> None:
         end = self.step + steps
-        losses = []
+        first = len(self.rows)
         while self.step < end:
             size = min(self.record_every, end - self.step)
             index = self.index[self.step : self.step + size]
@@ -362,16 +362,16 @@ class _Trainer:
                 self.graphdef, self.optimizer, objective, self.carry, self.inputs, targets, knobs, index
             )
             self.step += size
-            losses.append((self.step, means["loss"]))
             self.record("train", stage, means)
             if self.on_progress is not None:
                 jax.block_until_ready(means)
                 self.on_progress(self.step, self.total_steps)
-        for step, loss in losses:  # one transfer a stage, after its last scan
-            if not math.isfinite(float(loss)):
+        # One transfer a stage, after its last scan.
+        for row, means, _ in jax.device_get(self.rows[first:]):
+            if not math.isfinite(means["loss"]):
                 raise FloatingPointError(
-                    f"loss is {float(loss)} in stage {stage}, by step {step} of {self.total_steps}: lower "
-                    "the learning rate, or look at the operator's gradients where the teacher is near 0"
+                    f"loss is {means['loss']} in stage {stage}, by step {row['step']} of {self.total_steps}: "
+                    "lower the learning rate, or look at the operator's gradients where the teacher is near 0"
                 )
 
     def record(self, event: str, stage: int, means: dict[str, Array] | None = None) -> None:
@@ -381,6 +381,7 @@ class _Trainer:
         self.rows.append((row, means or {}, metrics))
 
     def result(self, path: list[PyTree]) -> Result:
+        rows = jax.device_get(self.rows)  # one transfer for the whole run
         history = [
             {
                 **row,
@@ -389,7 +390,7 @@ class _Trainer:
                 "nll": metrics.mean_nll,
                 "calibration_error": metrics.calibration_error,
             }
-            for row, means, metrics in self.rows
+            for row, means, metrics in rows
         ]
         student = nnx.merge(self.graphdef, self.carry[0], self.carry[1])
         return Result(student=student, history=history, path=path, final=self.rows[-1][2])

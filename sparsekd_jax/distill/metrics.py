@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sparsekd_jax.distill.losses import cross_entropy
@@ -48,7 +49,8 @@ class Tally:
     @property
     def calibration_error(self) -> float:
         """Expected calibration error ``Σ_b |Σ_{i in b} (confidence_i − correct_i)| / n``, in [0, 1]."""
-        return float(jnp.sum(jnp.abs(self.confidence - self.hits))) / float(self.count)
+        gaps = np.abs(np.asarray(self.confidence) - np.asarray(self.hits))
+        return float(gaps.sum()) / float(self.count)
 
 
 def tally(

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 Select = Callable[[str, Array], bool]
@@ -205,7 +206,7 @@ def layer_zeros(params: PyTree, where: Select = is_kernel) -> dict[str, tuple[in
     {'w': (6, 9)}
     """
     return {
-        name: (int(jnp.sum(leaf == 0)), leaf.size)
+        name: (int(np.count_nonzero(np.asarray(leaf) == 0)), leaf.size)
         for name, leaf in named_leaves(params).items()
         if where(name, leaf)
     }

@@ -60,7 +60,9 @@ def accuracy_dots(rows: Sequence[dict[str, Any]]) -> "Figure":
         for i, row in enumerate(rows):
             colour, marker = _METHODS[row["method"]]
             values = 100 * np.asarray(row["values"])
-            dots = np.full(values.size, i - 0.16)
+            # Seeds that agree to the image would hide one another: stack them.
+            repeats = [np.sum(values[:k] == value) for k, value in enumerate(values)]
+            dots = i - 0.14 - 0.09 * np.asarray(repeats)
             axes.plot(values, dots, marker, color=colour, alpha=0.45, markersize=5, mew=0)
             if row["low"] is not None:
                 axes.plot([100 * row["low"], 100 * row["high"]], [i + 0.16] * 2, color=colour, lw=2.2)
@@ -109,12 +111,13 @@ def stage_curves(
             color="#5a6675",
             fontsize=9,
         )
-        lowest = 100.0
+        lowest, worst_end = 100.0, 100 * teacher_accuracy
         for i, (method, (label, seeds)) in enumerate(histories.items()):
             colour, marker = _METHODS[method]
             steps = [row["step"] for row in seeds[0]]
             accuracy = 100 * np.array([[row["accuracy"] for row in history] for history in seeds])
             lowest = min(lowest, accuracy.mean(axis=0).min())
+            worst_end = min(worst_end, accuracy[:, -1].min())
             for line in accuracy:
                 top.plot(steps, line, color=colour, lw=0.7, alpha=0.35)
             mean = accuracy.mean(axis=0)
@@ -122,8 +125,8 @@ def stage_curves(
                 steps, mean, color=colour, lw=2, label=label, marker=marker, markevery=(2 + 3 * i, 9), ms=5
             )
             bottom.plot(steps, [100 * row["sparsity"] for row in seeds[0]], color=colour, lw=2)
-        # The first prune can fall far; below 80 % the curves would flatten everything that matters.
-        top.set_ylim(bottom=max(lowest - 2, 80.0), top=100.0)
+        # A prune can fall far, which would flatten everything that matters: the axis shows where runs end.
+        top.set_ylim(bottom=max(lowest - 2, min(80.0, worst_end - 5)), top=100.0)
         top.set_ylabel("test accuracy (%)")
         top.legend(loc="lower right", ncols=min(3, len(histories)))
         bottom.set_ylabel("zeros (%)")

@@ -54,12 +54,12 @@ def test_power_is_hintons_loss(soften_student, temperature, alpha):
         assert np.abs(reverse - expected).max() > 1e-3
 
 
-@pytest.mark.parametrize("soften_student", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "soften_student"), [("power", False), *((f, True) for f in FAMILIES)])
 def test_gradients_match_finite_differences(family, soften_student):
     student, teacher, labels = logits(shape=(3, 4))
     operator = make(family)
 
+    @jax.jit
     def total(z):
         return distill.distillation_loss(
             z,
@@ -71,7 +71,7 @@ def test_gradients_match_finite_differences(family, soften_student):
             soften_student=soften_student,
         ).sum()
 
-    gradient = np.asarray(jax.grad(total)(jnp.asarray(student)))
+    gradient = np.asarray(jax.jit(jax.grad(total))(jnp.asarray(student)))
     step = 1e-5
     for index in [(0, 0), (1, 2), (2, 3)]:
         nudge = np.zeros_like(student)
@@ -107,7 +107,7 @@ def test_gradients_follow_the_stated_formulas():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("temperature", [1.5, 4.0])
+@pytest.mark.parametrize("temperature", [2.0, 4.0])
 def test_the_scale_restores_the_divergence_near_uniform(family, temperature):
     """The definition of c: KL(F(p)‖F(q))·c → KL(p‖q) as p, q → u."""
     operator = make(family)
@@ -117,22 +117,29 @@ def test_the_scale_restores_the_divergence_near_uniform(family, temperature):
     softened = entropy(np.asarray(operator(p, temperature)), np.asarray(operator(q, temperature)))
     scale = distill.gradient_scale(operator, temperature)
     np.testing.assert_allclose(scale * softened / entropy(np.asarray(p), np.asarray(q)), 1.0, rtol=2e-3)
-    assert abs(scale / temperature ** (3 - np.log(scale) / np.log(temperature)) - 1) > 0.3  # T against T²
+    twin = temperature**3 / scale  # T in place of T², and T² in place of T
+    assert abs(twin * softened / entropy(np.asarray(p), np.asarray(q)) - 1) > 0.4
 
 
-def test_a_teacher_with_zeros_never_gives_nan():
-    teacher = jnp.array([[2.0, -jnp.inf, 0.0], [-jnp.inf, -jnp.inf, 1.0]])
-    student = jnp.array([[0.3, 0.1, -0.2], [5.0, -3.0, 1.0]])
-    for family in ("power", "mixture", "tsallis", "euclidean-entropy-projection"):
-        operator = make(family)
-        for soften_student in (True, False):
-            value, gradient = jax.value_and_grad(
-                lambda z, f=operator, s=soften_student: distill.distillation_loss(
-                    z, teacher, operator=f, temperature=2.0, soften_student=s
-                ).sum()
-            )(student)
-            assert np.isfinite(value), family
-            assert np.isfinite(gradient).all(), family
+@pytest.mark.parametrize(
+    ("family", "soften_student"),
+    [("power", True), ("power", False), ("mixture", True), ("tsallis", True), (FAMILIES[-1], True)],
+)
+def test_a_teacher_with_zeros_never_gives_nan(family, soften_student):
+    teacher = jnp.array([[2.0, -jnp.inf, 0.0, 0.5], [-jnp.inf, -jnp.inf, 1.0, 1.0]])
+    student = jnp.array([[0.3, 0.1, -0.2, 0.0], [5.0, -3.0, 1.0, 2.0]])
+    operator = make(family)
+
+    @jax.jit
+    @jax.value_and_grad
+    def total(z):
+        return distill.distillation_loss(
+            z, teacher, operator=operator, temperature=2.0, soften_student=soften_student
+        ).sum()
+
+    value, gradient = total(student)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
 
 
 def test_kl_from_logs_at_zeros():
@@ -143,8 +150,8 @@ def test_kl_from_logs_at_zeros():
     assert float(distill.kl_from_logs(log(0.5, 0.5), log(1.0, 0.0))) == np.inf
     assert float(distill.kl_from_logs(log(1.0, 0.0), log(1.0, 0.0))) == 0.0
     for p, q in [((0.5, 0.5, 0.0), (0.5, 0.5, 0.0)), ((1.0, 0.0), (0.0, 1.0)), ((0.0, 1.0), (0.5, 0.5))]:
-        for argument in (0, 1):
-            assert not np.isnan(jax.grad(distill.kl_from_logs, argument)(log(*p), log(*q))).any()
+        for gradient in jax.jit(jax.grad(distill.kl_from_logs, (0, 1)))(log(*p), log(*q)):
+            assert not np.isnan(gradient).any()
 
 
 def test_mass_the_teacher_excludes_is_still_seen():

@@ -7,7 +7,7 @@ import pytest
 
 from sparsekd_jax import sparsity
 
-RATES = [0.0, 0.1, 1 / 3, 0.5, 0.95, 0.999]
+RATES = [0.0, 1 / 3, 0.95]
 
 
 def weights(seed=0):
@@ -50,7 +50,7 @@ def test_global_and_layer_differ_where_layers_differ_in_scale():
 
 @pytest.mark.parametrize("pattern", list(sparsity.PATTERNS.values()))
 @pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("size", [8, 9, 100])
+@pytest.mark.parametrize("size", [8, 9])
 def test_ties_do_not_change_the_count(pattern, rate, size):
     masks = pattern({"w": jnp.ones((1, size))}, rate)
     assert int((~masks["w"]).sum()) == round(rate * size)
