@@ -122,8 +122,12 @@ def gradient_scale(operator: Any, temperature: float, *, soften_student: bool = 
     >>> gradient_scale(operators.get("power"), 4.0, soften_student=False)
     1.0
     """
+    return float(temperature) ** _scale_exponent(operator, soften_student)
+
+
+def _scale_exponent(operator: Any, soften_student: bool) -> int:
     if not soften_student:
-        return 1.0
+        return 0
     family = getattr(operator, "family", None)
     exponent = _SCALE_EXPONENT.get(family) if isinstance(family, str) else None
     custom_schedule = family == "mixture" and operator.name != "mixture"
@@ -133,7 +137,7 @@ def gradient_scale(operator: Any, temperature: float, *, soften_student: bool = 
             f"gradient_scale is not known for operator {name}; give a number, such as 1/r² with r the slope "
             "of F_T at the uniform distribution, or soften the targets only (soften_student=False: scale 1)"
         )
-    return float(temperature) ** exponent
+    return exponent
 
 
 def distillation_loss(
@@ -162,7 +166,7 @@ def distillation_loss(
         temperature: T, a scalar or one a row.
         alpha: weight of the hard labels, in [0, 1].
         soften_student: soften both sides (Hinton), or the target only.
-        scale: gradient scale c; by default `gradient_scale` of the operator (needs a concrete temperature).
+        scale: gradient scale c; by default `gradient_scale` of the operator.
 
     Returns:
         ``[...]`` in nats, one loss an example; average it yourself, over what you mean to average.
@@ -180,14 +184,16 @@ def distillation_loss(
     """
     if labels is None and not (isinstance(alpha, float | int) and alpha == 0):
         raise ValueError("labels are needed where alpha > 0: pass labels, or alpha=0")
-    if scale is None:
-        scale = gradient_scale(operator, float(jnp.asarray(temperature)), soften_student=soften_student)
+    exponent = 0 if scale is not None else _scale_exponent(operator, soften_student)
     teacher_log_probs = jax.nn.log_softmax(jax.lax.stop_gradient(teacher_logits), axis=-1)
     log_targets = soften_log_probs(operator, teacher_log_probs, temperature)
     divergence = student_divergence(
         student_logits, log_targets, operator if soften_student else None, temperature
     )
     dtype = divergence.dtype
+    # Not gradient_scale itself: here T may be traced, or one number a row.
+    if scale is None:
+        scale = jnp.asarray(temperature, dtype) ** exponent
     loss = (1 - jnp.asarray(alpha, dtype)) * jnp.asarray(scale, dtype) * divergence
     if labels is None:
         return loss

@@ -54,7 +54,11 @@ def test_power_is_hintons_loss(soften_student, temperature, alpha):
         assert np.abs(reverse - expected).max() > 1e-3
 
 
-@pytest.mark.parametrize(("family", "soften_student"), [("power", False), *((f, True) for f in FAMILIES)])
+# One root-found family stands for all (its implicit derivative compiles slowly); their own tests do the rest.
+@pytest.mark.parametrize(
+    ("family", "soften_student"),
+    [("power", False), ("power", True), ("mixture", True), ("entropy-projection", True)],
+)
 def test_gradients_match_finite_differences(family, soften_student):
     student, teacher, labels = logits(shape=(3, 4))
     operator = make(family)
@@ -123,7 +127,7 @@ def test_the_scale_restores_the_divergence_near_uniform(family, temperature):
 
 @pytest.mark.parametrize(
     ("family", "soften_student"),
-    [("power", True), ("power", False), ("mixture", True), ("tsallis", True), (FAMILIES[-1], True)],
+    [("power", True), ("power", False), ("mixture", True), ("euclidean-entropy-projection", False)],
 )
 def test_a_teacher_with_zeros_never_gives_nan(family, soften_student):
     teacher = jnp.array([[2.0, -jnp.inf, 0.0, 0.5], [-jnp.inf, -jnp.inf, 1.0, 1.0]])
@@ -180,3 +184,12 @@ def test_no_gradient_reaches_the_teacher():
         lambda t: distill.distillation_loss(student, t, operator=make("power"), temperature=2.0).sum()
     )(teacher)
     assert not np.asarray(gradient).any()
+
+
+def test_a_traced_temperature_and_one_a_row():
+    student, teacher, _ = (jnp.asarray(x) for x in logits())
+    loss = lambda t: distill.distillation_loss(student, teacher, operator=make("power"), temperature=t)  # noqa: E731
+    rows = jnp.linspace(1.0, 4.0, 6)
+    together = jax.jit(loss)(rows)
+    for i, t in enumerate(rows):
+        np.testing.assert_allclose(together[i], loss(float(t))[i], rtol=1e-10)
