@@ -197,6 +197,8 @@ def run(settings: Settings, *, on_progress: Progress | None = None, laws: bool =
                 keep(result, seed, operator, method)
                 done += settings.steps
     trained = time.perf_counter()
+    if laws and on_progress:
+        on_progress("checking the laws", total, total)
     verdicts = verdict_table([operator_named(name) for name in settings.operators] if laws else [])
     return {
         "study": "digits",
