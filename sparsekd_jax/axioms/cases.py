@@ -177,7 +177,7 @@ def _partners(rng: np.random.Generator, p: np.ndarray) -> np.ndarray:
     moved[rows, j] += amount
     step = 10.0 ** rng.uniform(-5, -0.5, (n, 1))
     near = _normalise((1 - step) * p + step * independent)
-    return np.choose(kind[:, None], [independent, shuffled, moved, near])
+    return np.choose(kind.reshape(-1, 1), [independent, shuffled, moved, near])
 
 
 # -- temperatures ------------------------------------------------------------------------------------------

@@ -15,6 +15,10 @@ from sparsekd_jax.operators.base import apply_unchecked
 BATCH = 512
 """Rows a compiled call takes. The batch is padded to it, so that each K is compiled once."""
 
+# A check compiles each operator for many K and runs it briefly: little optimisation, half the compile time.
+_FAST_COMPILE: dict[str, Any] = {"compiler_options": {"xla_backend_optimization_level": 0}}
+_compiled_kernel = jax.jit(apply_unchecked, static_argnums=0, **_FAST_COMPILE)
+
 
 @dataclasses.dataclass
 class Evaluator:
@@ -30,7 +34,14 @@ class Evaluator:
         self.rows_evaluated = 0
         self.single_precision = False
         self._native = isinstance(self.operator, SofteningOperator)
-        self._compiled = jax.jit(jax.vmap(self.operator)) if not self._native else None
+        self._compiled: Callable[..., Any] | None = None
+        if self._native:
+            self._compiled = _compiled_kernel
+        else:
+            by_row = jax.vmap(self.operator)
+            self._compiled = jax.jit(
+                lambda entry, _, p, t: by_row(p, t), static_argnums=(0, 1), **_FAST_COMPILE
+            )
 
     @property
     def has_log(self) -> bool:
@@ -40,7 +51,7 @@ class Evaluator:
     @property
     def traceable(self) -> bool:
         """Whether jax can compile the operator (known once it was called)."""
-        return self._native or self._compiled is not None
+        return self._compiled is not None
 
     @property
     def segments(self) -> int:
@@ -69,7 +80,7 @@ class Evaluator:
     def _batched(self, entry: str, x: np.ndarray, temperature: np.ndarray) -> np.ndarray:
         self.rows_evaluated += len(x)
         with jax.enable_x64(True):
-            if self._compiled is None and not self._native:
+            if self._compiled is None:
                 return self._row_by_row(x, temperature)
             out = np.empty_like(x)
             for start in range(0, len(x), BATCH):
@@ -78,18 +89,15 @@ class Evaluator:
                 # Padding repeats the first row: a well-posed problem, whatever the operator.
                 index = np.arange(BATCH) % count
                 block, t = x[rows][index], temperature[rows][index]
-                if isinstance(self.operator, SofteningOperator):
-                    q = apply_unchecked(entry, self.operator, jnp.asarray(block), jnp.asarray(t))
-                else:
-                    assert self._compiled is not None
-                    try:
-                        q = self._compiled(jnp.asarray(block), jnp.asarray(t))
-                    except (
-                        jax.errors.ConcretizationTypeError,
-                        jax.errors.TracerArrayConversionError,
-                        jax.errors.TracerIntegerConversionError,
-                    ):
-                        return self._row_by_row(x, temperature)
+                operator = self.operator if self._native else None
+                try:
+                    q = self._compiled(entry, operator, jnp.asarray(block), jnp.asarray(t))
+                except (
+                    jax.errors.ConcretizationTypeError,
+                    jax.errors.TracerArrayConversionError,
+                    jax.errors.TracerIntegerConversionError,
+                ):
+                    return self._row_by_row(x, temperature)
                 self._inspect(q, block)
                 out[rows] = np.asarray(q, np.float64)[:count]
             return out

@@ -186,23 +186,20 @@ def _strict_entropy(seen: Observation) -> Margins:
     decided &= support.sum(-1) > 1
     with np.errstate(invalid="ignore", divide="ignore"):
         spread = np.log(seen.cold.max(-1)) - np.log(np.where(seen.cold > 0, seen.cold, np.inf).min(-1))
-        vertex = (seen.cold.max(-1) == 1) | (seen.hot.max(-1) == 1)
-        even = ~vertex & (spread < 1e-6) & (np.abs(left - np.log(cases.num_classes)) < 1e-6)
+        even = (spread < 1e-6) & (np.abs(left - np.log(cases.num_classes)) < 1e-6)
     decided &= ~even
     moved = np.abs(seen.hot - seen.cold).max(-1)
     margin = np.where(moved > BLUR, right - left, -1.0) - BLUR
-    # At a vertex an underflow looks like a truncation; log space tells them apart.
-    doubtful = np.flatnonzero(decided & vertex & ~seen.broken)
+    # Nothing moved, but some class is too small to be seen moving: log space tells an underflow, where it
+    # still moves, from a truncation, where it does not.
+    doubtful = np.flatnonzero(decided & (moved <= BLUR) & (seen.hot.min(-1) < 1e-9) & ~seen.broken)
     if len(doubtful):
-        if not seen.evaluator.has_log:
-            decided[doubtful] = False
-        else:
-            hot = seen.log_hot(doubtful)
+        same = np.zeros(len(doubtful), bool)
+        hot = seen.log_hot(doubtful)
+        if hot is not None:
             cold = seen.evaluator.log_soften(cases.p[doubtful], cases.low[doubtful])
-            assert hot is not None
             same = ((hot == cold) | (np.isneginf(hot) & np.isneginf(cold))).all(-1)
-            margin[doubtful] = np.where(same, -1.0, np.inf)
-            decided[doubtful] = same
+        decided[doubtful] = same
     # A difference of entropies below rounding says nothing about its sign.
     decided &= ~((moved > BLUR) & (np.abs(right - left) < 1e-12))
     # An entropy that falls breaks the strict law as it breaks the weak one.

@@ -131,13 +131,13 @@ class Report:
 
     def table(self) -> "Table":
         """A rich table, a row a law: verdict, claim, number of cases, worst margin."""
+        from rich import box
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(
-            title=f"{self.operator}, T in {self.temperatures}", title_justify="left", pad_edge=False
-        )
-        for column in ("law", "", "verdict", "claimed on"):
+        title = f"{self.operator}, T in {self.temperatures}"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("law", "verdict", "claimed on"):
             table.add_column(column, no_wrap=True)
         for column in ("cases", "worst margin"):
             table.add_column(column, justify="right", no_wrap=True)

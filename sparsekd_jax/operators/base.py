@@ -260,9 +260,10 @@ def _apply(entry: str, op: SofteningOperator, x: ArrayLike, temperature: ArrayLi
 def apply_unchecked(entry: str, op: SofteningOperator, x: Array, temperature: Array) -> Array:
     """The bare kernel of an entry for a batch ``[N, K]`` and T ``[N]``, with NaN where a root was not found.
 
-    For code that probes an operator beyond its domain on purpose: nothing is validated, nothing raises.
+    For code that probes an operator beyond its domain on purpose: nothing is validated, nothing raises, and
+    it is for the caller to compile.
     """
-    return _run(entry, op, x, temperature[:, None])[0]
+    return _compute(entry, op, x, temperature[:, None])[0]
 
 
 def _broadcast_temperature(
@@ -293,8 +294,7 @@ def _broadcast_temperature(
     return jnp.broadcast_to(jnp.asarray(temperature).astype(dtype), batch)[..., None]
 
 
-@jax.jit(static_argnums=0)
-def _run(
+def _compute(
     entry: str, op: SofteningOperator, x: Array, temperature: Array
 ) -> tuple[Array, Bool[Array, "*batch 1"] | None]:
     dtype = x.dtype
@@ -309,3 +309,6 @@ def _run(
     if converged is not None:  # inside jit the only sign that no one can overlook
         q = jnp.where(converged, q, jnp.nan)
     return q.astype(dtype), converged
+
+
+_run = jax.jit(_compute, static_argnums=0)
