@@ -184,9 +184,8 @@ def _partners(rng: np.random.Generator, p: np.ndarray) -> np.ndarray:
 
 
 def _ends(allowed: TemperatureRange) -> tuple[float, float]:
-    low = COLDEST if allowed.low == 0 else allowed.low
-    high = HOTTEST if math.isinf(allowed.high) else allowed.high
-    return min(low, 0.5 * high), high
+    high = max(HOTTEST, 10 * allowed.low) if math.isinf(allowed.high) else allowed.high
+    return min(COLDEST, 0.5 * high) if allowed.low == 0 else allowed.low, high
 
 
 def _strata(rng: np.random.Generator, n: int, low: float, high: float) -> np.ndarray:

@@ -222,6 +222,8 @@ class _Run:
             tally.add(case, margins)
             return tally.violates(case, margins, interior=False)
 
+        if not self.budget.search:
+            return
         small = [k for k in self.num_classes if k <= 8] or list(self.num_classes[:1])
         self._find(case_makers.cases(small, where), broken, self.budget.search)
 

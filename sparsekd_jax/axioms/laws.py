@@ -133,6 +133,9 @@ def _strict_ranking(seen: Observation) -> Margins:
     # Pairs whose gap no reasonable T ≤ 100 squeezes below the resolution of q.
     clear = (p[:, :-1] - p[:, 1:] >= 1e-4) & (p[:, :-1] >= 1.001 * p[:, 1:])
     clear &= (seen.cases.high <= 100)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):  # a row evened out to rounding has no gaps left
+        even = np.log(q[:, :1]) - np.log(q.min(-1, keepdims=True)) <= 1e-6
+        clear &= ~even
     rows = np.arange(len(p))
 
     def judge(log_q: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""For each law an operator that breaks it, and nothing else that it claims; and lawful oddities that break none.
+"""For each law an operator that breaks it and nothing else it claims; and lawful oddities that break none.
 
 All are `SofteningOperator`s, so that positions of defects are traced leaves: moving one compiles nothing.
 """
@@ -202,8 +202,8 @@ def even_classes(p: Array, t: Array, size: Array) -> Array:
 def one_coordinate(p: Array, t: Array, size: Array) -> Array:
     """One class, the third where there is one, is favoured away from T = 1."""
     k = p.shape[-1]
-    gain = jnp.where(jnp.arange(k) == min(2, k - 1), 1 + size * (t - 1) / t**2, 1.0)
-    q = power(p, t) * gain
+    favoured = (jnp.arange(k) == min(2, k - 1)).reshape((1,) * (p.ndim - 1) + (-1,))
+    q = power(p, t) * jnp.where(favoured, 1 + size * (t - 1) / t**2, 1.0)
     return q / q.sum(-1, keepdims=True)
 
 
@@ -215,7 +215,7 @@ def confident_only(p: Array, t: Array, at: Array) -> Array:
 def at_one_only(p: Array, t: Array, size: Array) -> Array:
     """A defect of size 1e-4 at T = 1 exactly, and nowhere else."""
     nudge = jnp.where(jnp.arange(p.shape[-1]) == 0, size, -size / (p.shape[-1] - 1))
-    return power(p, t) + jnp.where(t == 1, 1.0, 0.0) * nudge
+    return power(p, t) + jnp.where(t == 1, 1.0, 0.0) * nudge.reshape((1,) * (p.ndim - 1) + (-1,))
 
 
 # -- lawful oddities ---------------------------------------------------------------------------------------

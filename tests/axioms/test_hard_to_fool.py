@@ -1,0 +1,69 @@
+"""Small defects, confined to corners, found by the default budget; and no alarm for lawful oddities."""
+
+import numpy as np
+import pytest
+
+from sparsekd_jax.axioms import Budget, check
+from tests.axioms import twins
+from tests.axioms.twins import LAWFUL, twin
+
+# The default sweep; only the shrinking, which finds nothing, is cut short.
+DEFAULT = Budget(shrink=10)
+
+
+def test_a_window_of_temperature_is_found_wherever_it_lies():
+    """Width 0.2, anywhere in [1, 20]: 50 random placements, and one miss would be more than 1 %."""
+    starts = np.random.default_rng(7).uniform(1.0, 19.8, 50)
+    missed = [
+        start
+        for start in starts
+        if check(twin(twins.window, start), laws=("A3",), budget=DEFAULT)["A3"].verdict != "fails"
+    ]
+    assert missed == []
+
+
+def test_a_sweep_without_strata_would_miss_windows():
+    """The twin of the test above: a handful of temperatures does not find them."""
+    starts = np.random.default_rng(7).uniform(1.0, 19.8, 10)
+    thin = Budget(sweep=4, search=0, shrink=1)
+    found = [
+        check(twin(twins.window, s), laws=("A3",), num_classes=(2,), budget=thin)["A3"].verdict == "fails"
+        for s in starts
+    ]
+    assert not all(found)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size", "law"),
+    [
+        (twins.many_classes, 1e-3, "A4"),
+        (twins.even_classes, 1e-3, "A4"),
+        (twins.one_coordinate, 1e-3, "equivariance"),
+        (twins.confident_only, 0.97, "A4"),
+        (twins.at_one_only, 1e-4, "A4"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_confined_defect_is_found(kernel, size, law):
+    report = check(twin(kernel, size), laws=(law,), budget=DEFAULT)
+    assert report[law].verdict == "fails"
+    assert not report.ok
+
+
+def test_defects_are_absent_where_they_are_not():
+    """The defects above are confined as they say: outside their corner the law holds."""
+    report = check(twin(twins.many_classes, 1e-3), laws=("A4",), num_classes=(2, 3, 5), budget=DEFAULT)
+    assert report.ok
+    report = check(twin(twins.even_classes, 1e-3), laws=("A4",), num_classes=(3, 5, 13), budget=DEFAULT)
+    assert report.ok
+
+
+@pytest.mark.parametrize("operator", LAWFUL, ids=lambda op: f"{op.name}-{getattr(op, 'parameter', '')}")
+def test_a_lawful_oddity_raises_no_alarm(operator):
+    report = check(operator, laws=tuple(operator.claims.laws), num_classes=(2, 3, 8))
+    assert report.ok, report.explain()
+
+
+def test_a_slow_approach_to_the_limit_is_undecided_not_a_failure():
+    slow = next(op for op in LAWFUL if "slow_schedule" in op.name)
+    assert check(slow, laws=("A5h",), num_classes=(3,))["A5h"].verdict == "undecided"

@@ -1,0 +1,108 @@
+"""``sparsekd axioms``: exit statuses, witnesses, files, and errors that say what to do."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from sparsekd_jax.cli import app
+
+MODULE = """
+import jax.numpy as jnp
+
+
+def banded(p, T):
+    t = jnp.where((T > 11.3) & (T < 11.5), T - 1.0, T)
+    w = p ** (1 / t)
+    return w / w.sum()
+
+
+def lawful(p, T):
+    w = p ** (1 / T)
+    return w / w.sum()
+
+
+answer = 42
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "mymodule.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mymodule", raising=False)
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["axioms", *arguments], env={"COLUMNS": "120", "NO_COLOR": "1"})
+
+
+def test_a_narrow_band_exits_1_with_a_witness(module):
+    result = run("mymodule:banded", "--laws", "A1,A3", "--classes", "2,3")
+    assert result.exit_code == 1, result.output
+    assert "A3 entropy monotonicity: S ≤ T ⇒ H(F_S(p)) ≤ H(F_T(p))" in result.output
+    assert "broken at p = " in result.output
+    assert "1 of 2 claims broken: A3" in result.output
+
+
+def test_a_lawful_function_exits_0_and_writes_files(module):
+    result = run(
+        "mymodule:lawful", "--laws", "A1,A4", "--classes", "2", "--json", "r.json", "--html", "r.html"
+    )
+    assert result.exit_code == 0, result.output
+    data = json.loads((module / "r.json").read_text())
+    assert data[0]["operator"] == "lawful"
+    assert data[0]["ok"]
+    assert "Verified axioms" in (module / "r.html").read_text()
+
+
+def test_several_operators_make_a_table(module):
+    result = run("power", "mixture", "tsallis(1.5)", "--laws", "A1,A4", "--classes", "2")
+    assert result.exit_code == 0, result.output
+    assert "tsallis(1.5)" in result.output
+    assert "undecided" in result.output  # the legend
+
+
+def test_laws_are_listed():
+    result = run("--laws", "list")
+    assert result.exit_code == 0
+    assert "semigroup" in result.output
+
+
+def test_a_range_is_respected(module):
+    result = run("mymodule:banded", "--laws", "A3", "--classes", "2", "--temperatures", "1:11")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no operator is named"),
+        (["powr"], "did you mean 'power'"),
+        (["tsallis"], "needs alpha"),
+        (["nowhere:thing"], "cannot be imported"),
+        (["mymodule:missing"], "has no 'missing'"),
+        (["mymodule:answer"], "must be a function"),
+        (["power", "--laws", "A9"], "is not a law"),
+        (["power", "--classes", "1,2"], "below 2"),
+        (["power", "--classes", "two"], "not a list of whole numbers"),
+        (["power", "--temperatures", "20"], "not LOW:HIGH"),
+        (["power", "--temperatures", "5:2"], "0 ≤ LOW < HIGH"),
+        (["entropy-projection", "--temperatures", "0.1:0.5"], "nothing in common"),
+        (["power", "--json", "no/such/dir/f.json"], "does not exist"),
+    ],
+)
+def test_usage_errors_exit_2_and_say_what_to_do(module, arguments, words):
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    unwrapped = " ".join(result.output.replace("│", " ").split())
+    assert words in unwrapped
+
+
+def test_the_module_entry_point_answers():
+    done = subprocess.run([sys.executable, "-m", "sparsekd_jax", "axioms", "--help"], capture_output=True)
+    assert done.returncode == 0
+    assert b"module:attribute" in done.stdout
