@@ -177,7 +177,7 @@ class _Run:
 
     def _where(self, law: Law, claim: Claim | None) -> TemperatureRange | None:
         """The temperatures a law is judged at, or None where it says nothing."""
-        if law.id == "A5h":
+        if law.id in ("A5h", "A5f"):
             return self.asked if np.isinf(self.asked.high) else None
         if law.id == "A5c":  # a limit T → 0: the operator's own range decides, whatever was asked
             return self.claims.temperatures if self.claims.temperatures.low == 0 else None

@@ -323,15 +323,19 @@ def _trend(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(np.isnan(distances).any(0), -np.inf, margin), arrived | flat | np.isnan(last)
 
 
-def _hot_limit(seen: Observation) -> Margins:
-    p = _on_support(seen.cases.p, 1e-3)  # a class of 1e-30 needs a T beyond reach
-    k = p.shape[-1]
-    steps = [10.0**e for e in range(1, 9)]
-    distances = np.stack(
-        [0.5 * np.abs(seen.evaluator.soften(p, np.full(len(p), t)) - 1 / k).sum(-1) for t in steps]
-    )
-    margin, decided = _trend(distances)
-    return Margins(margin, distances[-1], np.zeros(len(p)), decided)
+def _hot_limit(on_support: bool) -> Callable[[Observation], Margins]:
+    def margins(seen: Observation) -> Margins:
+        p = _on_support(seen.cases.p, 1e-3)  # a class of 1e-30 needs a T beyond reach
+        classes = p > 0 if on_support else np.ones_like(p, bool)
+        goal = classes / classes.sum(-1, keepdims=True)
+        steps = [10.0**e for e in range(1, 9)]
+        distances = np.stack(
+            [0.5 * np.abs(seen.evaluator.soften(p, np.full(len(p), t)) - goal).sum(-1) for t in steps]
+        )
+        margin, decided = _trend(distances)
+        return Margins(margin, distances[-1], np.zeros(len(p)), decided)
+
+    return margins
 
 
 def _cold_limit(seen: Observation) -> Margins:
@@ -364,37 +368,34 @@ def _on_support(p: np.ndarray, floor: float) -> np.ndarray:
 
 def _continuity(seen: Observation) -> Margins:
     """Halve each segment towards the larger change: a jump survives. Faces are approached radially."""
-    inside, onto = _jump_inside(seen), _jump_onto_face(seen)
-    on_face = onto.margin < inside.margin
-    return Margins(
-        np.minimum(inside.margin, onto.margin),
-        np.where(on_face, onto.left, inside.left),
-        np.where(on_face, onto.right, inside.right),
-    )
+    found = [*_jumps_along_segments(seen), _jump_onto_face(seen)]
+    margins = np.stack([m.margin for m in found])
+    worst, rows = margins.argmin(0), np.arange(len(seen.cases))
+    left, right = (np.stack([getattr(m, side) for m in found])[worst, rows] for side in ("left", "right"))
+    return Margins(margins[worst, rows], left, right)
 
 
-def _jump_inside(seen: Observation) -> Margins:
+def _jumps_along_segments(seen: Observation) -> tuple[Margins, Margins]:
+    """Along p → r at T, and along S → T at p; in each kind the steepest segments are followed."""
     cases, soften = seen.cases, seen.evaluator.soften
     n = len(cases)
     p = _on_support(cases.p, 1e-4)
     # r on the face of p: jumps onto a face are looked for separately.
-    r = _on_support(np.where(p > 0, cases.r, 0) + np.where(p > 0, 1e-9, 0), 1e-4)
-    # Half of the segments move p, half move T; a mixed batch costs the same.
-    move_t = (np.arange(n) % 2 == 0) & (cases.low < cases.high)
-    start_p, end_p = p, np.where(move_t[:, None], p, r)
-    start_t, end_t = np.where(move_t, cases.low, cases.high), cases.high
-    first, last = soften(start_p, start_t), soften(end_p, end_t)
-    length = np.abs(end_p - start_p).sum(-1) + np.abs(end_t - start_t)
+    r = _on_support(np.where(p > 0, cases.r + 1e-9, 0), 1e-4)
+    at_p, at_r, colder = soften(p, cases.high), soften(r, cases.high), soften(p, cases.low)
     with np.errstate(invalid="ignore", divide="ignore"):
-        steepness = np.abs(last - first).max(-1) / np.maximum(length, 1e-12)
-    margin, left, right = np.zeros(n), np.zeros(n), np.zeros(n)
-    broken = ~np.isfinite(first).all(-1) | ~np.isfinite(last).all(-1)
-    # The steepest of each kind: a jump shows as a large change over a short segment.
-    order = np.argsort(-np.where(broken, -np.inf, steepness), kind="stable")
-    half = seen.evaluator.segments // 2
-    chosen = np.concatenate([order[move_t[order]][:half], order[~move_t[order]][:half]])
-    a_p, a_t, f_a = start_p[chosen], start_t[chosen], first[chosen]
-    b_p, b_t, f_b = end_p[chosen], end_t[chosen], last[chosen]
+        along_p = np.abs(at_r - at_p).max(-1) / np.maximum(np.abs(r - p).sum(-1), 1e-12)
+        along_t = np.abs(colder - at_p).max(-1) / np.maximum(cases.high - cases.low, 1e-12)
+    broken = ~np.isfinite(np.concatenate([at_p, at_r, colder], -1)).all(-1)
+    # The steepest: a jump shows as a large change over a short segment.
+    most = seen.evaluator.segments // 2
+    first, second = (
+        np.argsort(-np.where(broken, -np.inf, steep), kind="stable")[:most] for steep in (along_p, along_t)
+    )
+    chosen = np.concatenate([first, second])
+    a_p, a_t = p[chosen], np.concatenate([cases.high[first], cases.low[second]])
+    b_p, b_t = np.concatenate([r[first], p[second]]), cases.high[chosen]
+    f_a, f_b = np.concatenate([at_p[first], colder[second]]), np.concatenate([at_r[first], at_p[second]])
     changes = []
     for _ in range(HALVINGS):
         m_p, m_t = 0.5 * (a_p + b_p), 0.5 * (a_t + b_t)
@@ -406,12 +407,18 @@ def _jump_inside(seen: Observation) -> Margins:
         f_a, f_b = np.where(pick, f_a, f_m), np.where(pick, f_m, f_b)
         changes.append(np.abs(f_b - f_a).max(-1))
     jump, earlier = changes[-1], changes[-15]
-    rows, where = np.arange(len(chosen)), np.argmax(np.abs(f_b - f_a), -1)
     # What is merely steep shrinks with the segment, by 2^14 over these halvings where it is Lipschitz.
     survives = (jump > 1e-7) & (jump > 0.8 * earlier)
-    margin[chosen] = np.where(survives, -jump, 0.0)
-    left[chosen], right[chosen] = f_a[rows, where], f_b[rows, where]
-    return Margins(np.where(broken, -np.inf, margin), left, right)
+    where = np.argmax(np.abs(f_b - f_a), -1)[:, None]
+    sides = [np.take_along_axis(f, where, -1)[:, 0] for f in (f_a, f_b)]
+
+    def of(rows: np.ndarray, part: slice) -> Margins:
+        margin, left, right = np.where(broken, -np.inf, 0.0), np.zeros(n), np.zeros(n)
+        margin[rows] = np.where(broken[rows], -np.inf, np.where(survives[part], -jump[part], 0.0))
+        left[rows], right[rows] = sides[0][part], sides[1][part]
+        return Margins(margin, left, right)
+
+    return of(first, slice(0, len(first))), of(second, slice(len(first), None))
 
 
 def _jump_onto_face(seen: Observation) -> Margins:
@@ -520,8 +527,17 @@ LAWS: dict[str, Law] = {
             "A5h",
             "hot boundary",
             "T → ∞ ⇒ F_T(p) → u",
-            _hot_limit,
+            _hot_limit(on_support=False),
             sides=("TV(F_T(p), u) at T = 1e8", "0"),
+            uses=("p",),
+            limit=True,
+        ),
+        Law(
+            "A5f",
+            "hot boundary on faces",
+            "T → ∞ ⇒ F_T(p) → uniform on supp p",
+            _hot_limit(on_support=True),
+            sides=("TV(F_T(p), uniform on supp p) at T = 1e8", "0"),
             uses=("p",),
             limit=True,
         ),

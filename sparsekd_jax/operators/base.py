@@ -93,14 +93,13 @@ class Claim:
 class Claims:
     """What an operator says of itself: its temperature range and, by law id, the domain of each claim.
 
-    ``hot_limit`` says what T → ∞ tends to on a face of the simplex: "uniform" over all classes, or over the
-    "support" of p. ``domain`` is where the operator is defined at all.
+    What T → ∞ tends to on a face of the simplex is said by the law that is claimed on all of it: A5h (uniform
+    over all classes) or A5f (uniform over the support of p). ``domain`` is where the operator is defined at all.
     """
 
     temperatures: TemperatureRange
     laws: Mapping[str, Claim]
     domain: Domain = "simplex"
-    hot_limit: Literal["uniform", "support"] = "uniform"
 
 
 def claim(

@@ -40,10 +40,9 @@ class PowerTransform(SofteningOperator):
         return Claims(
             temperatures=TemperatureRange(),
             laws={
-                **claim("closure equivariance A1 A1s A2 A3 A3s A4 A5c majorization semigroup support"),
+                **claim("closure equivariance A1 A1s A2 A3 A3s A4 A5c A5f majorization semigroup support"),
                 **claim("A5h gradients", "interior"),
             },
-            hot_limit="support",
         )
 
     def _scaled(self, centred: Array, temperature: Array) -> Array:

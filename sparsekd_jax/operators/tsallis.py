@@ -61,11 +61,14 @@ class TsallisSoftening(SofteningOperator):
             raise ValueError(f"alpha is {alpha}; Tsallis softening takes 0 < alpha < ∞ (1 is PowerTransform)")
         laws = claim("closure equivariance A1 A2 A3 A4 A5c majorization")
         if alpha <= 1:
-            laws |= claim("A1s A3s semigroup support") | claim("A5h gradients", "interior")
-            return Claims(TemperatureRange(), laws, hot_limit="support")
+            # For α < 1 the slope is at most T^(1/(1−α)), even at zeros; for α = 1 it is infinite there.
+            laws |= claim("A1s A3s A5f semigroup support") | claim("A5h", "interior")
+            laws |= claim("gradients", "simplex" if alpha < 1 else "interior")
+            return Claims(TemperatureRange(), laws)
         warm = TemperatureRange(1.0)
         laws |= claim("A1s A3s A5h semigroup", temperatures=warm)
-        laws |= claim("support gradients", "interior", temperatures=warm)
+        laws |= claim("support", "interior", warm)
+        laws |= claim("gradients", "simplex" if alpha >= 2 else "interior", warm)
         if alpha >= 2:
             laws |= claim("L1", temperatures=warm)
         if alpha == 2:

