@@ -9,13 +9,22 @@ from sparsekd_jax.axioms.cases import Cases, distributions, sweep, temperatures
 from sparsekd_jax.axioms.check import NUM_CLASSES, Budget, check, check_table
 from sparsekd_jax.axioms.laws import AXIOMS, LAWS, Law
 from sparsekd_jax.axioms.parametrize import parametrize
-from sparsekd_jax.axioms.report import LawResult, Report, cells, markdown_table, page, verdict_table
+from sparsekd_jax.axioms.report import (
+    TABLE_WIDTH,
+    LawResult,
+    Report,
+    cells,
+    markdown_table,
+    page,
+    verdict_table,
+)
 from sparsekd_jax.axioms.witness import Witness
 
 __all__ = [
     "AXIOMS",
     "LAWS",
     "NUM_CLASSES",
+    "TABLE_WIDTH",
     "Budget",
     "Cases",
     "Law",

@@ -215,6 +215,10 @@ def _plain(renderable: "RenderableType") -> str:
 # -- many operators --------------------------------------------------------------------------------------
 
 
+TABLE_WIDTH = 104
+"""The columns that `verdict_table` needs; a narrower console would cut its heads off."""
+
+
 def cells(reports: Sequence[Report]) -> list[dict[str, str]]:
     """The verdict table as plain data: a dict a report, from "operator" and law ids to letters."""
     return [{"operator": r.operator} | {result.law.id: result.cell for result in r} for r in reports]
@@ -242,13 +246,13 @@ def verdict_table(reports: Sequence[Report]) -> "Table":
 
 
 def _short(law: str) -> str:
-    """A column head of at most five letters, so that the table fits a terminal of 120 columns."""
+    """A column head of at most four letters, so that the table stays within `TABLE_WIDTH`."""
     return {
         "closure": "clos",
-        "equivariance": "equiv",
-        "majorization": "major",
+        "equivariance": "equi",
+        "majorization": "maj",
         "semigroup": "semi",
-        "affine": "affin",
+        "affine": "aff",
         "support": "supp",
         "gradients": "grad",
     }.get(law, law)

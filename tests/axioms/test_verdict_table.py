@@ -31,7 +31,22 @@ prior-directed                F F H F F H F F F H F F F H
 clamped-power                 H H H H F H F H H F F F F H
 argmax                        H F F = F F F H = H F F F F
 """
-COLUMNS = "A1 A1s A2 A3 A3s A4 A5h A5c majorization semigroup affine L1 L2 support".split()
+COLUMNS = [
+    "A1",
+    "A1s",
+    "A2",
+    "A3",
+    "A3s",
+    "A4",
+    "A5h",
+    "A5c",
+    "majorization",
+    "semigroup",
+    "affine",
+    "L1",
+    "L2",
+    "support",
+]
 
 
 def theory():
