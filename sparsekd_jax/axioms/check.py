@@ -17,7 +17,7 @@ from sparsekd_jax.axioms.report import LawResult, Report, Verdict
 from sparsekd_jax.axioms.witness import Witness
 from sparsekd_jax.operators import Claim, Claims, TemperatureRange
 
-NUM_CLASSES = (2, 3, 5, 8, 13, 64)
+NUM_CLASSES = (2, 3, 5, 8, 64)
 """The default K's: small ones where witnesses are simple, odd and even ones, and a large one."""
 
 Softener = Callable[[Any, Any], Any]
@@ -225,7 +225,7 @@ class _Run:
         if not self.budget.search:
             return
         small = [k for k in self.num_classes if k <= 8] or list(self.num_classes[:1])
-        self._find(case_makers.cases(small, where), broken, self.budget.search)
+        self._find(case_makers.cases(small, where), broken, -(-self.budget.search // law.effort))
 
     def _shrunk(self, law: Law, where: TemperatureRange, witness: Witness, interior: bool) -> Witness:
         tally = _Tally(law, SINGLE_PRECISION_TOLERANCE if self.evaluator.single_precision else 0.0)
@@ -236,7 +236,8 @@ class _Run:
                 return False
             return tally.violates(case, self._margins(law, where, case), interior)
 
-        found = self._find(case_makers.simpler(witness.case, self.num_classes), broken, self.budget.shrink)
+        strategy = case_makers.simpler(witness.case, self.num_classes)
+        found = self._find(strategy, broken, -(-self.budget.shrink // law.effort))
         if found is None:
             return witness
         margins = self._margins(law, where, found)

@@ -12,7 +12,7 @@ import numpy as np
 from sparsekd_jax.operators import SofteningOperator
 from sparsekd_jax.operators.base import apply_unchecked
 
-BATCH = 512
+BATCH = 256
 """Rows a compiled call takes. The batch is padded to it, so that each K is compiled once."""
 
 # A check compiles each operator for many K and runs it briefly: little optimisation, half the compile time.
@@ -56,7 +56,7 @@ class Evaluator:
     @property
     def segments(self) -> int:
         """How many segments the continuity law may follow for each K."""
-        return 192 if self.traceable else 32
+        return BATCH if self.traceable else 32
 
     def prepare(self, num_classes: tuple[int, ...]) -> None:
         """Compile for every K, two at a time."""

@@ -50,6 +50,7 @@ class Law:
     sides: tuple[str, str] = ("left", "right")
     uses: tuple[str, ...] = ("p", "T")
     limit: bool = False  # judged by a trend, on fewer cases
+    effort: int = 1  # how many times the work of a plain law a single case takes
 
 
 @dataclasses.dataclass
@@ -504,6 +505,7 @@ LAWS: dict[str, Law] = {
             tolerance=1e-7,
             sides=("one side of the jump", "other side"),
             uses=("p", "r", "S", "T"),
+            effort=8,
         ),
         Law(
             "A3",

@@ -1,0 +1,184 @@
+"""Accuracy against 50-digit arithmetic, in the measure and to the tolerances that the docstrings state."""
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+
+from sparsekd_jax.operators import (
+    ConvexMixture,
+    EntropyProjection,
+    EuclideanEntropyProjection,
+    PowerTransform,
+    TsallisSoftening,
+)
+from tests.operators import reference
+
+FAMILIES = {
+    "power": (PowerTransform(), reference.power, 1e-12),
+    "mixture": (ConvexMixture(), reference.mixture, 1e-12),
+    "entropy-projection": (EntropyProjection(), reference.entropy_projection, 1e-10),
+    "euclidean": (EuclideanEntropyProjection(), reference.euclidean_entropy_projection, 1e-10),
+}
+FAMILIES |= {
+    f"tsallis({alpha:g})": (TsallisSoftening(alpha), reference.tsallis(alpha), 1e-12)
+    for alpha in (0.1, 0.5, 0.999, 1.0, 1.003, 1.02, 1.5, 2.5, 3.0)
+}
+KINDS = ("dirichlet", "tiny", "zeros", "near-tie", "dominant", "near-uniform", "uniform", "vertex")
+TEMPERATURES = (1e-3, 0.3, 0.9, 1.0, 1.001, 2.0, 37.0, 1e6)
+LARGE = (0.3, 2.0, 1e3)
+
+
+def row(kind, k, seed=0):
+    rng = np.random.default_rng([seed, k])
+    p = rng.dirichlet(np.full(k, 0.5)) + 1e-12
+    if kind == "tiny":
+        p = 10.0 ** rng.uniform(-30, 0, k)
+    elif kind == "zeros":
+        p[1::3] = 0
+    elif kind == "near-tie":
+        p[0] = p[1] * (1 + 1e-9)
+    elif kind == "dominant":
+        p = np.where(np.arange(k) == 0, 1e9 * k, p)
+    elif kind == "near-uniform":
+        p = 1 + 1e-8 * rng.normal(size=k)
+    elif kind == "uniform":
+        p = np.ones(k)
+    elif kind == "vertex":
+        p = np.eye(k)[0]
+    p = p / p.sum()
+    return p / p.sum()
+
+
+def usable(operator, kind, t):
+    if t not in operator.claims.temperatures:
+        return False
+    return operator.claims.domain == "simplex" or kind not in ("zeros", "vertex")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("k", [2, 5, 24])
+def test_float64_from_p_log_p_and_logits(name, k, x64):
+    operator, soften, tolerance = FAMILIES[name]
+    for kind in KINDS:
+        p = row(kind, k)
+        with np.errstate(divide="ignore"):
+            log_p = np.log(p)
+        logits = log_p + 3.7
+        for t in TEMPERATURES if k < 10 else LARGE:
+            if not usable(operator, kind, t):
+                continue
+            q = np.asarray(operator(p, t))
+            log_q = np.asarray(operator.log(log_p, t))
+            from_logits = np.asarray(operator.from_logits(logits, t))
+            exact_t = mp.mpf(t)
+            guess = np.maximum(q, 1e-300) if operator.claims.domain == "interior" else q
+            where = f"{kind}, T = {t}"
+            assert reference.log_error(q, soften(reference.exact(p), exact_t, guess)) <= tolerance, where
+            wanted = soften(reference.exact(log_p, log=True), exact_t, guess)
+            assert reference.log_error(log_q, wanted, log=True) <= tolerance, where
+            wanted = soften(reference.exact(logits, log=True), exact_t, guess)
+            assert reference.log_error(from_logits, wanted) <= tolerance, where
+            assert abs(q.sum() - 1) <= 1e-12, where
+
+
+@pytest.mark.parametrize("name", ["power", "mixture", "tsallis(0.5)", "tsallis(1.5)", "tsallis(3)"])
+def test_float64_with_a_thousand_classes(name, x64):
+    operator, soften, tolerance = FAMILIES[name]
+    for kind in ("tiny", "dominant"):
+        p = row(kind, 1000)
+        for t in (0.3, 2.0):
+            q = np.asarray(operator(p, t))
+            error = reference.log_error(q, soften(reference.exact(p), mp.mpf(t), q))
+            if t < 1 and name in ("mixture", "tsallis(1.5)", "tsallis(3)"):
+                # Next to the truncation threshold the error is absolute (stated in the docstring).
+                wanted = soften(reference.exact(p), mp.mpf(t), q)
+                error = max(abs(float(a) - float(b)) for a, b in zip(q, wanted, strict=True))
+            assert error <= tolerance, f"{kind}, T = {t}"
+
+
+@pytest.mark.parametrize("name", ["entropy-projection", "euclidean"])
+def test_target_forms_with_a_hundred_classes(name, x64):
+    operator, soften, tolerance = FAMILIES[name]
+    p = row("tiny", 100)
+    q = np.asarray(operator(p, 3.0))
+    assert reference.log_error(q, soften(reference.exact(p), mp.mpf(3), q)) <= tolerance
+
+
+FLOAT32_KINDS = ("dirichlet", "tiny", "near-tie", "dominant", "near-uniform", "uniform")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_float32_within_two_millionths(name):
+    """Against the library's own float64 answer for the same float32 row, itself tested above."""
+    operator, _, _ = FAMILIES[name]
+    rng = np.random.default_rng(5)
+    rows = [row(rng.choice(FLOAT32_KINDS), 20, seed) for seed in range(400)]
+    p = np.asarray(rows, np.float32)
+    temperatures = 10.0 ** rng.uniform(-3, 4, 400)
+    temperatures = np.asarray(
+        temperatures if operator.claims.temperatures.low == 0 else 1 + temperatures, np.float32
+    )
+    q = np.asarray(operator(p, temperatures))
+    assert q.dtype == np.float32
+    with jax.enable_x64(True):
+        exact = p.astype(np.float64)
+        exact /= exact.sum(-1, keepdims=True)
+        wanted = np.asarray(operator(exact, temperatures.astype(np.float64)))
+    error = np.abs(q - wanted)
+    if getattr(operator, "alpha", 1.0) > 2:
+        # α > 2 truncates with an infinite slope: δ before the root is δ^(1/(α − 1)) after it.
+        near_threshold = (temperatures < 1)[:, None] & (wanted < 1e-2)
+        error = np.where(near_threshold, 0, error)
+    assert error.max() <= 2e-6
+    assert np.abs(q.astype(np.float64).sum(-1) - 1).max() <= 1e-5
+
+
+def test_the_naive_power_formula_misses_the_float32_contract():
+    """The twin of the test above: log(p)/T in float32 at T = 1e-3."""
+    p = np.asarray([[0.5 + 3e-5, 0.5 - 3e-5]], np.float32)
+    naive = jax.nn.softmax(jnp.log(p) / jnp.float32(1e-3), axis=-1)
+    with jax.enable_x64(True):
+        wanted = np.asarray(PowerTransform()(p.astype(np.float64) / p.astype(np.float64).sum(), 1e-3))
+    assert np.abs(np.asarray(naive) - wanted).max() > 2e-6
+    assert np.abs(np.asarray(PowerTransform()(p, 1e-3)) - wanted).max() <= 2e-6
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bfloat16_is_computed_in_float32(name):
+    operator, _, _ = FAMILIES[name]
+    p = jnp.asarray(row("dirichlet", 8), jnp.bfloat16)
+    q = operator(p, 1.5)
+    assert q.dtype == jnp.bfloat16
+    wide = operator(p.astype(jnp.float32) / p.astype(jnp.float32).sum(), 1.5)
+    np.testing.assert_allclose(np.asarray(q, np.float32), np.asarray(wide), rtol=2**-7, atol=1e-6)
+    assert abs(float(np.asarray(q, np.float64).sum()) - 1) <= 4e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_power_at_two_hundred_thousand_classes(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        z = jnp.asarray(np.random.default_rng(0).normal(size=200_000) * 3, dtype)
+        p = jax.nn.softmax(z)
+        for t in (1e-3, 0.1, 1.0, 10.0, 1e6):
+            q = np.asarray(PowerTransform()(p, t), np.float64)
+            assert np.isfinite(q).all()
+            assert abs(q.sum() - 1) <= {"float32": 1e-5, "float64": 1e-12}[dtype]
+
+
+def test_next_to_a_vertex_log_q_keeps_relative_accuracy(x64):
+    """From log_p the small mass of the rest decides log q of the top class: −2e-20, not 0."""
+    log_p = np.array([-1e-40, np.log(1e-40)])
+    log_q = np.asarray(PowerTransform().log(log_p, 2.0))
+    assert log_q[0] == pytest.approx(-1e-20, rel=1e-12)
+    log_q = np.asarray(ConvexMixture().log(np.array([-1e-20, np.log(1e-20)]), 1.0))
+    assert log_q[0] == pytest.approx(-1e-20, rel=1e-12)
+
+
+def test_minus_infinity_is_an_ordinary_log(x64):
+    log_p = np.array([np.log(0.7), np.log(0.3), -np.inf])
+    for operator in (PowerTransform(), TsallisSoftening(0.5)):
+        assert np.isneginf(np.asarray(operator.log(log_p, 3.0))[2])
+    for operator in (ConvexMixture(), TsallisSoftening(1.5), EuclideanEntropyProjection()):
+        assert np.isfinite(np.asarray(operator.log(log_p, 3.0))).all()

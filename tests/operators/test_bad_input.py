@@ -1,0 +1,109 @@
+"""Bad input gets an error that names the argument, the first bad row, and the remedy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsekd_jax import operators
+from sparsekd_jax.operators import EntropyProjection, PowerTransform, TemperatureRange, TsallisSoftening
+
+GOOD = np.array([[0.5, 0.5], [0.3, 0.7]], np.float32)
+
+
+def with_row(row):
+    return np.array([[0.5, 0.5], row], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("p", "error", "words"),
+    [
+        (with_row([1.2, -0.2]), ValueError, r"p, row 1: contains the negative entry -0.2.*from_logits"),
+        (with_row([np.nan, 0.5]), ValueError, r"p, row 1: contains nan"),
+        (with_row([0.5, 0.6]), ValueError, r"p, row 1: sums to 1.1, off by 0.1.*simplex.normalize\(p\)"),
+        (np.array([1, 0]), TypeError, r"p has dtype int.*pass p.astype\(jnp.float32\)"),
+        (np.ones((3, 1), np.float32), ValueError, r"p has shape \(3, 1\).*K ≥ 2"),
+        (np.float32(0.5), ValueError, r"p has shape \(\).*K ≥ 2"),
+        (np.array([2.0, -1.0, 3.0], np.float32), ValueError, "op.from_logits"),
+    ],
+)
+def test_bad_distributions(p, error, words):
+    with pytest.raises(error, match=words):
+        PowerTransform()(p, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "words"),
+    [
+        (0.0, r"temperature is 0; power takes T in \(0, ∞\)"),
+        (-1.0, "temperature is -1"),
+        (np.nan, "temperature is nan"),
+        (np.inf, "temperature is inf.*use its limit"),
+        (np.array([1.0, 0.0]), r"temperature \(index \(1,\)\) is 0"),
+        (np.ones(3), r"temperature has shape \(3,\), which does not broadcast to the batch shape \(2,\)"),
+        (np.ones((2, 2)), "does not broadcast"),
+    ],
+)
+def test_bad_temperatures(temperature, words):
+    with pytest.raises(ValueError, match=words):
+        PowerTransform()(GOOD, temperature)
+
+
+def test_a_temperature_outside_the_range():
+    with pytest.raises(ValueError, match=r"entropy-projection takes T in \[1, ∞\)"):
+        EntropyProjection()(GOOD, 0.5)
+
+
+def test_zeros_where_the_interior_is_asked_for():
+    with pytest.raises(ValueError, match=r"p, row 1: class 1 has probability 0.*smooth p first"):
+        EntropyProjection()(with_row([1.0, 0.0]), 2.0)
+
+
+def test_bad_logs_and_logits():
+    with pytest.raises(ValueError, match=r"log_p, row 1: sums to 2 after exp.*from_logits"):
+        PowerTransform().log(np.log(with_row([1.0, 1.0])), 2.0)
+    with pytest.raises(ValueError, match=r"logits, row 1: contains nan"):
+        PowerTransform().from_logits(with_row([np.nan, 0.0]), 2.0)
+    with pytest.raises(ValueError, match="every logit is −inf"):
+        PowerTransform().from_logits(np.full(3, -np.inf, np.float32), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("powr", {}), "unknown operator 'powr'; did you mean 'power'"),
+        (("softmax", {}), "unknown operator 'softmax'; Known: power"),
+        (("power", {"alpha": 2}), "operator 'power' has no parameter 'alpha'; it has none"),
+        (("tsallis", {"beta": 2}), "has no parameter 'beta'; its parameters are: alpha"),
+        (("tsallis", {}), "needs alpha"),
+        (("tsallis", {"alpha": -1.0}), "alpha of operator 'tsallis' is -1.0; it is a finite number > 0"),
+        (("tsallis", {"alpha": "half"}), "alpha .* is 'half'"),
+        (("label-smoothing", {"epsilon": 2.0}), "epsilon .* between 0 and 1"),
+        (("top-k", {"k": 0}), "k .* whole number ≥ 1"),
+        (("prior-directed", {"prior": jnp.array([1.0, 0.0])}), "prior has a zero entry"),
+        (("mixture", {"schedule": 3}), "schedule .* is a function T -> weight"),
+    ],
+)
+def test_bad_names_and_parameters(arguments, words):
+    name, parameters = arguments
+    with pytest.raises(ValueError, match=words):
+        operators.get(name, **parameters)
+
+
+@pytest.mark.parametrize("text", ["tsallis(x)", "power(2)", "tsallis(1.5", "nothing(2)"])
+def test_bad_texts(text):
+    with pytest.raises(ValueError, match=r"write|unknown"):
+        operators.parse(text)
+
+
+def test_hyper_parameters_are_checked_where_they_are_used():
+    with pytest.raises(ValueError, match=r"alpha is -2\.0"):
+        TsallisSoftening(-2.0)(GOOD, 2.0)
+
+
+def test_bad_ranges_and_strengths():
+    with pytest.raises(ValueError, match="needs 0 ≤ low < high"):
+        TemperatureRange(2.0, 1.0)
+    with pytest.raises(ValueError, match="strength is 'both'"):
+        operators.variational(jnp.square, jnp.square, "both")
+    with pytest.raises(TypeError, match="phi is 3"):
+        operators.variational(3, jnp.square)

@@ -1,0 +1,152 @@
+"""One contract, run over every operator of the verdict table, and what the families promise each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsekd_jax import operators
+from sparsekd_jax.operators import (
+    ConvexMixture,
+    EntropyProjection,
+    EuclideanEntropyProjection,
+    PowerTransform,
+    TsallisSoftening,
+    lawless,
+)
+from sparsekd_jax.operators.base import _run
+
+ALL = {row.label: row for row in operators.table_rows()}
+P = np.random.default_rng(0).dirichlet(np.ones(5), 6)
+
+
+def temperature_of(row):
+    return 0.5 if row.temperatures.low == 0 else 2.5
+
+
+@pytest.mark.parametrize("label", ALL)
+def test_contract(label, x64):
+    row = ALL[label]
+    op, t = row.operator, temperature_of(row)
+    p = jnp.asarray(P)
+    q = op(p, t)
+    assert q.shape == p.shape
+    assert q.dtype == p.dtype
+    assert np.asarray(q).min() >= 0
+    np.testing.assert_allclose(q.sum(-1), 1, rtol=0, atol=1e-12)
+    # three entries, one answer
+    np.testing.assert_allclose(np.exp(op.log(jnp.log(p), t)), q, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(op.from_logits(jnp.log(p) + 5.0, t), q, rtol=1e-10, atol=1e-14)
+    # any batch shape; a temperature a row
+    np.testing.assert_allclose(op(p.reshape(2, 3, 5), t), q.reshape(2, 3, 5), rtol=1e-14)
+    batched = op(p, jnp.full(6, t))
+    np.testing.assert_allclose(batched, q, rtol=1e-14)
+    np.testing.assert_allclose(jax.vmap(lambda row: op(row, t))(p), q, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(jax.jit(lambda op, p, t: op(p, t))(op, p, t), q, rtol=1e-12, atol=1e-15)
+    # a pytree, whose round trip is the operator
+    leaves, tree = jax.tree.flatten(op)
+    np.testing.assert_array_equal(jax.tree.unflatten(tree, leaves)(p, t), q)
+
+
+@pytest.mark.parametrize("label", ALL)
+def test_a_second_temperature_compiles_nothing(label):
+    row = ALL[label]
+    p, t = jnp.asarray(P, jnp.float32), temperature_of(row)
+    row.operator(p, t)
+    before = _run._cache_size()
+    for other in (t * 1.1, np.float64(t), np.float32(t), jnp.asarray(t), np.full(6, t)):
+        row.operator(p, other)
+    assert _run._cache_size() == before
+
+
+def test_a_family_is_vmapped_and_differentiated(x64):
+    alphas = jnp.array([0.5, 1.0, 1.5, 2.0, 3.0])
+    rows = jax.vmap(lambda op: op(jnp.asarray(P), 2.0))(TsallisSoftening(alphas))
+    for alpha, q in zip(alphas, rows, strict=True):
+        np.testing.assert_allclose(q, TsallisSoftening(float(alpha))(P, 2.0), rtol=1e-12)
+    slope = jax.grad(lambda alpha: TsallisSoftening(alpha)(jnp.asarray(P), 2.0)[:, 0].sum())(1.5)
+    step = 1e-6
+    up, down = (TsallisSoftening(1.5 + s)(P, 2.0)[:, 0].sum() for s in (step, -step))
+    assert float(slope) == pytest.approx(float((up - down) / (2 * step)), rel=1e-6)
+    slope = jax.grad(lambda e: lawless.LabelSmoothing(e)(jnp.asarray(P), 2.0)[:, 0].sum())(0.1)
+    assert float(slope) == pytest.approx(float((0.2 - P[:, 0]).sum()), rel=1e-9)
+
+
+DIFFERENTIABLE = {
+    "power": PowerTransform(),
+    "mixture": ConvexMixture(),
+    "tsallis(0.5)": TsallisSoftening(0.5),
+    "tsallis(1)": TsallisSoftening(1.0),
+    "tsallis(1.5)": TsallisSoftening(1.5),
+    "tsallis(3)": TsallisSoftening(3.0),
+    "entropy": EntropyProjection(),
+    "euclidean": EuclideanEntropyProjection(),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize("t", [0.8, 1.0, 2.0])
+def test_gradients_match_differences(name, t, x64):
+    op = DIFFERENTIABLE[name]
+    if t not in op.claims.temperatures:
+        return
+    z = jnp.log(jnp.asarray([0.4, 0.3, 0.2, 0.1]))
+    weights = jnp.asarray([1.0, -2.0, 0.5, 3.0])
+
+    def value(z, t):
+        return (weights * op.from_logits(z, t)).sum()
+
+    by_z, by_t = jax.grad(value, argnums=(0, 1))(z, t)
+    h = 1e-6
+    for i in range(4):
+        step = h * jnp.eye(4)[i]
+        difference = (value(z + step, t) - value(z - step, t)) / (2 * h)
+        assert float(by_z[i]) == pytest.approx(float(difference), rel=1e-5, abs=1e-8)
+    one_sided = t == 1.0 and op.claims.temperatures.low == 1.0
+    if one_sided:
+        difference = (-3 * value(z, t) + 4 * value(z, t + h) - value(z, t + 2 * h)) / (2 * h)
+    elif t == 1.0 and name == "mixture":  # the formula changes at T = 1, its derivative does not
+        difference = (value(z, t + h) - value(z, t)) / h
+    else:
+        difference = (value(z, t + h) - value(z, t - h)) / (2 * h)
+    assert float(by_t) == pytest.approx(float(difference), rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("label", ALL)
+def test_gradients_at_zeros_are_never_nan(label):
+    row = ALL[label]
+    op, t = row.operator, temperature_of(row)
+    p = jnp.array([0.6, 0.3, 0.1] if op.claims.domain == "interior" else [0.6, 0.4, 0.0])
+    for entry, x in ((op, p), (op.log, jnp.log(p)), (op.from_logits, jnp.log(p))):
+        jacobian_p, jacobian_t = jax.jacobian(
+            lambda x, t, entry=entry: jnp.where(jnp.isfinite(entry(x, t)), entry(x, t), 0.0), argnums=(0, 1)
+        )(x, t)
+        assert not np.isnan(np.asarray(jacobian_p)).any()
+        assert not np.isnan(np.asarray(jacobian_t)).any()
+
+
+def test_tsallis_runs_from_power_to_mixture(x64):
+    for t in (0.7, 1.0, 3.0):
+        np.testing.assert_allclose(TsallisSoftening(1.0)(P, t), PowerTransform()(P, t), rtol=1e-12)
+        np.testing.assert_allclose(TsallisSoftening(1 + 1e-9)(P, t), PowerTransform()(P, t), rtol=1e-7)
+        np.testing.assert_allclose(TsallisSoftening(2.0)(P, t), ConvexMixture()(P, t), rtol=1e-11, atol=1e-15)
+
+
+def test_lipschitz_trichotomy(x64):
+    """theory.md section 2: T^(1/(1−α)) below 1; infinite at zeros in [1, 2); at most 1 from 2 on."""
+    h, t = 1e-9, 2.0
+    p, r = np.array([1 - h, h]), np.array([1.0, 0.0])
+    ratios = {}
+    for alpha in (0.5, 1.5, 3.0):
+        op = TsallisSoftening(alpha)
+        ratios[alpha] = np.abs(np.asarray(op(p, t)) - np.asarray(op(r, t))).sum() / (2 * h)
+    assert 3 < ratios[0.5] <= t ** (1 / (1 - 0.5)) + 1e-6
+    assert ratios[1.5] > 1e3
+    assert ratios[3.0] <= 1
+
+
+def test_a_custom_schedule_is_the_mixture_it_says(x64):
+    op = ConvexMixture(lambda t: 1 - 1 / t**2)
+    np.testing.assert_allclose(op(P, 3.0), P / 9 + (1 - 1 / 9) / 5, rtol=1e-14)
+    with pytest.raises(ValueError, match=r"takes T in \[1, ∞\)"):
+        op(P, 0.5)

@@ -1,0 +1,109 @@
+"""Every root of a large sweep is found; one that is not found is an error, never a number."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import checkify
+
+from sparsekd_jax.axioms import sweep
+from sparsekd_jax.operators import (
+    Claims,
+    ConvergenceError,
+    EntropyProjection,
+    EuclideanEntropyProjection,
+    PowerTransform,
+    SofteningOperator,
+    TemperatureRange,
+    TsallisSoftening,
+)
+from sparsekd_jax.operators._roots import increasing_root
+from sparsekd_jax.operators.base import apply_unchecked
+
+KS = (2, 5, 16)
+FAMILIES = {
+    "tsallis(0.3)": TsallisSoftening(0.3),
+    "tsallis(1.001)": TsallisSoftening(1.001),
+    "tsallis(1.5)": TsallisSoftening(1.5),
+    "tsallis(4)": TsallisSoftening(4.0),
+    "entropy": EntropyProjection(),
+    "euclidean": EuclideanEntropyProjection(),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_hundred_thousand_points_converge(name, x64):
+    """1e5 points in all: 6 families, 3 K's, ties, vertices, faces and T next to 1 among them."""
+    operator = FAMILIES[name]
+    for k in KS:
+        cases = sweep(k, operator.claims.temperatures, 6000, seed=11)
+        p, t = cases.p, cases.high
+        if operator.claims.domain == "interior":
+            keep = (p > 0).all(-1)
+            p, t = np.where(keep[:, None], p, 1 / k), np.where(keep, t, 2.0)
+        q = np.asarray(jax.jit(apply_unchecked, static_argnums=0)("probabilities", operator, p, t))
+        bad = ~np.isfinite(q).all(-1)
+        assert not bad.any(), f"K = {k}: {bad.sum()} rows, first {p[bad][0].tolist()}, T = {t[bad][0]!r}"
+        assert np.abs(q.sum(-1) - 1).max() <= 1e-12
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Hopeless(SofteningOperator):
+    """A root finder that gives up on rows whose T is above 3."""
+
+    family: ClassVar[str] = "hopeless"
+
+    @property
+    def claims(self):
+        return Claims(TemperatureRange(), {})
+
+    def _log_kernel(self, centred, temperature):
+        log_q, _ = PowerTransform()._log_kernel(centred, temperature)
+        return log_q, temperature <= 3
+
+
+def test_a_root_not_found_raises_eagerly():
+    p = np.full((3, 2), 0.5, np.float32)
+    with pytest.raises(ConvergenceError, match=r"hopeless: no root found in row \[1\] at T = 5"):
+        Hopeless()(p, np.array([1.0, 5.0, 6.0]))
+    assert np.isfinite(np.asarray(Hopeless()(p, 2.0))).all()
+
+
+def test_a_root_not_found_shows_under_jit():
+    p = jnp.full((2, 2), 0.5)
+    q = jax.jit(lambda t: Hopeless()(p, t))(jnp.array([1.0, 5.0]))
+    assert np.isfinite(np.asarray(q[0])).all()
+    assert np.isnan(np.asarray(q[1])).all()
+
+
+def test_checkify_reports_a_root_not_found():
+    p = jnp.full((2, 2), 0.5)
+    checked = checkify.checkify(lambda t: Hopeless()(p, t))
+    error, _ = jax.jit(checked)(jnp.array([1.0, 5.0]))
+    assert "a root was not found" in error.get()
+    error, _ = jax.jit(checked)(jnp.array([1.0, 2.0]))
+    assert error.get() is None
+
+
+def cubic(x, target):
+    return x**3 + 1e-3 * x - target
+
+
+def test_increasing_root_and_its_derivative(x64):
+    targets = jnp.asarray([[-8.0], [0.0], [1e-9], [27.0]])
+    low, high = jnp.full_like(targets, -10.0), jnp.full_like(targets, 10.0)
+    x, converged = increasing_root(cubic, low, high, (targets,))
+    assert converged.all()
+    np.testing.assert_allclose(cubic(x, targets), 0, atol=1e-13)
+    slope = jax.grad(lambda t: increasing_root(cubic, low, high, (t,))[0].sum())(targets)
+    np.testing.assert_allclose(slope, 1 / (3 * x**2 + 1e-3), rtol=1e-9)
+
+
+def test_increasing_root_without_a_root_ends_at_the_bracket(x64):
+    one = jnp.ones((1, 1))
+    x, _ = increasing_root(cubic, -one, one, (100 * one,))
+    assert float(x[0, 0]) == pytest.approx(1.0, abs=1e-9)
