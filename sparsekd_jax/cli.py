@@ -200,13 +200,13 @@ def _require_writable(path: Path | None, option: str) -> None:
 
 def _operator_names(given: list[str]) -> tuple[str, ...]:
     """Names from repeated options and comma lists, in order, without repeats; unknown ones are refused."""
-    from sparsekd_jax.studies import operator_named
+    from sparsekd_jax.operators import parse
 
     names = list(dict.fromkeys(name.strip() for item in given for name in item.split(",") if name.strip()))
     if not names:
         _refuse("--operator", "no operator is named; name one, such as power")
     try:
-        return tuple(dict.fromkeys(operator_named(name).name for name in names))
+        return tuple(dict.fromkeys(parse(name).name for name in names))
     except ValueError as error:
         _refuse("--operator", str(error))
 

@@ -345,10 +345,12 @@ class _Trainer:
         return nnx.to_pure_dict(self.carry[0])
 
     def prune(self, rate: float, score: str, pattern: str) -> None:
+        self.sparsity = rate
+        if rate == 0:  # sparsities never fall, so nothing was dropped before either
+            return
         params, rest, state = self.carry
         params, state = _prune(params, state, rate, score, pattern)
         self.carry = (params, rest, state)
-        self.sparsity = rate
 
     def advance(
         self, steps: int, objective: Callable[..., Any], targets: PyTree, knobs: PyTree, stage: int

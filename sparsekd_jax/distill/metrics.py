@@ -74,7 +74,7 @@ def tally(
     Reference:
         Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599, equation 3.
 
-    >>> t = tally(jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([0, 0]))
+    >>> t = jax.jit(tally)(jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([0, 0]))
     >>> t.accuracy, round(t.mean_nll, 4)
     (0.5, 0.7201)
     """

@@ -51,7 +51,7 @@ def sparsify(
     >>> tx = sparsify(optax.adamw(1e-3))
     >>> params = {"w": jnp.ones((4, 4)), "b": jnp.ones(4)}
     >>> state = update_masks(tx.init(params), params, 0.75)
-    >>> updates, state = tx.update(params, state, params)
+    >>> updates, state = jax.jit(tx.update)(params, state, params)
     >>> int((optax.apply_updates(params, updates)["w"] == 0).sum())
     12
     """

@@ -16,9 +16,8 @@ import optax  # type: ignore[import-untyped]
 from flax import nnx
 
 import sparsekd_jax
-from sparsekd_jax import _page, data, distill, models, sparsity
+from sparsekd_jax import _page, data, distill, models, operators, sparsity
 from sparsekd_jax.studies import figures
-from sparsekd_jax.studies.naming import operator_named
 from sparsekd_jax.studies.verdicts import verdict_table
 
 METRICS = ("accuracy", "nll", "calibration_error")
@@ -81,7 +80,7 @@ class Settings:
         """The plan of one method, "dense", "one-shot" or "staged"; raises ValueError on a bad setting."""
         staged = method == "staged"
         return distill.stages(
-            operator=operator_named(operator),
+            operator=operators.parse(operator),
             temperature=self.temperature,
             sparsity=0.0 if method == "dense" else self.sparsity,
             num_stages=self.num_stages if staged else 1,
@@ -199,7 +198,7 @@ def run(settings: Settings, *, on_progress: Progress | None = None, laws: bool =
     trained = time.perf_counter()
     if laws and on_progress:
         on_progress("checking the laws", total, total)
-    verdicts = verdict_table([operator_named(name) for name in settings.operators] if laws else [])
+    verdicts = verdict_table([operators.parse(name) for name in settings.operators] if laws else [])
     return {
         "study": "digits",
         "version": sparsekd_jax.__version__,
@@ -367,7 +366,7 @@ def page(report: dict[str, Any]) -> str:
     fields = [
         {
             "operator": name,
-            "uri": _page.figure_uri(figures.softening_field(operator_named(name), settings.temperature)),
+            "uri": _page.figure_uri(figures.softening_field(operators.parse(name), settings.temperature)),
         }
         for name in settings.operators
     ]

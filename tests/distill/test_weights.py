@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from sparsekd_jax import distill, models
 
 
 def test_the_bytes_are_the_format(tmp_path):
-    params = nnx.to_pure_dict(nnx.state(models.MLP((4, 3, 2), rngs=nnx.Rngs(0)), nnx.Param))
+    shapes = nnx.to_pure_dict(
+        nnx.state(nnx.eval_shape(lambda: models.MLP((4, 3, 2), rngs=nnx.Rngs(0))), nnx.Param)
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape).astype(np.float32)), shapes)
     distill.save_safetensors(tmp_path / "w.safetensors", params, {"seed": "0"})
     raw = (tmp_path / "w.safetensors").read_bytes()
     size = int.from_bytes(raw[:8], "little")
