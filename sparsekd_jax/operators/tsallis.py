@@ -142,7 +142,10 @@ def _shifted_powers(centred: Array, temperature: Array, log_ref: Array, r: Array
     low, high = jax.lax.stop_gradient(_bracket(temperature, log_ref, r, centred.shape[-1]))
     low, high = jnp.where(sign < 0, -high, low), jnp.where(sign < 0, -low, high)
     x, converged = increasing_root(_shifted_powers_residual, low, high, args)
-    return _log_q(*_shifted_powers_ratio(x, *args), centred, log_ref), converged
+    parts = _shifted_powers_ratio(x, *args)
+    # Next to a truncation threshold q moves faster than any root resolves: the last bit of mass is shared out.
+    excess = _excess_mass(*parts, centred, log_ref)
+    return _log_q(*parts, centred, log_ref) - jnp.log1p(excess), converged
 
 
 def _bracket(temperature: Array, log_ref: Array, r: Array, num_classes: int) -> tuple[Array, Array]:
