@@ -49,7 +49,10 @@ class TemperatureRange:
     @classmethod
     def of(cls, bounds: "TemperatureRange | tuple[float, float]") -> "TemperatureRange":
         """A range from a pair ``(low, high)``, closed where finite; a range as it is."""
-        return bounds if isinstance(bounds, cls) else cls(*map(float, bounds))  # type: ignore[misc]
+        if isinstance(bounds, TemperatureRange):
+            return bounds
+        low, high = bounds
+        return cls(float(low), float(high))
 
     def __contains__(self, temperature: float) -> bool:
         return bool(self.inside(np.asarray(temperature)))
@@ -94,7 +97,7 @@ class Claims:
     """What an operator says of itself: its temperature range and, by law id, the domain of each claim.
 
     What T → ∞ tends to on a face of the simplex is said by the law that is claimed on all of it: A5h (uniform
-    over all classes) or A5f (uniform over the support of p). ``domain`` is where the operator is defined at all.
+    over all classes) or A5f (uniform over the support of p). ``domain`` is where the operator is defined.
     """
 
     temperatures: TemperatureRange
@@ -190,9 +193,9 @@ class SofteningOperator:
         if simplex.is_traced(self, x) or self.claims.domain == "simplex":
             return
         values = np.asarray(x)
-        off = (values == 0) if argument == "p" else np.isneginf(values)
+        off = np.asarray((values == 0) if argument == "p" else np.isneginf(values))
         simplex._refuse(
-            off.any(-1),
+            np.asarray(off.any(-1)),
             argument,
             lambda i: (
                 f"class {int(np.argmax(off[i]))} has probability 0, and {self.name} is defined only where "
@@ -251,7 +254,7 @@ def _apply(entry: str, op: SofteningOperator, x: ArrayLike, temperature: ArrayLi
             row = [int(i) for i in np.argwhere(~np.asarray(converged)[..., 0])[0]]
             raise ConvergenceError(
                 f"{op.name}: no root found in row {row} at T = {np.asarray(t)[(*row, 0)]:.9g}; the result "
-                "would be wrong, so there is none. Is the row extreme (simplex.entropy_deficit near 0 or log K)?"
+                "would be wrong, so there is none. Is the row extreme (next to uniform, or to a vertex)?"
             )
     return q
 

@@ -143,7 +143,7 @@ def _shifted_powers(centred: Array, temperature: Array, log_ref: Array, r: Array
     low, high = jnp.where(sign < 0, -high, low), jnp.where(sign < 0, -low, high)
     x, converged = increasing_root(_shifted_powers_residual, low, high, args)
     parts = _shifted_powers_ratio(x, *args)
-    # Next to a truncation threshold q moves faster than any root resolves: the last bit of mass is shared out.
+    # Next to a truncation threshold q moves faster than any root resolves: share the last bit of mass out.
     excess = _excess_mass(*parts, centred, log_ref)
     return _log_q(*parts, centred, log_ref) - jnp.log1p(excess), converged
 
