@@ -153,33 +153,45 @@ def softening_field(operator: Operator, temperature: float, name: str = "") -> "
     """
     import matplotlib as mpl
 
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(4.3, 4.1)
+        draw_softening_field(axes, operator, temperature, name)
+    return figure
+
+
+def draw_softening_field(axes: "Axes", operator: Operator, temperature: float, name: str = "") -> None:
+    """What `softening_field` shows, into axes of the caller's own.
+
+    Args:
+        axes: matplotlib axes; they lose their frame.
+        operator: a softening operator, or a function ``(p, T) -> q`` taken to accept T ≥ 1.
+        temperature: a T to mark on every path.
+        name: what to call a plain function.
+    """
     lattice = [(i, j, 9 - i - j) for i in range(1, 9) for j in range(1, 9 - i)]
     weights = np.array([*lattice, (40, 1, 1), (1, 40, 1), (1, 1, 40)], dtype=np.float64)
     # Off the lattice by a little, so that paths from symmetric points do not lie on one another.
     starts = weights + np.array([0.0, 0.12, 0.3])
     starts /= starts.sum(axis=-1, keepdims=True)
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(4.3, 4.1)
-        corners = _to_plane(np.eye(3))
-        axes.fill(*corners.T, facecolor="#f6f8fa", edgecolor="#8a94a0", lw=1.1, zorder=0)
-        low = operator.claims.temperatures.low if isinstance(operator, SofteningOperator) else 1.0
-        _draw_paths(axes, operator, starts, np.geomspace(1, 64, 40), OKABE_ITO["blue"])
-        if low < 1:
-            coldest = max(1 / 16, low * (1 + 1e-6))
-            _draw_paths(axes, operator, starts, np.geomspace(1, coldest, 40), OKABE_ITO["orange"])
-        axes.plot(*_to_plane(starts).T, "o", color="#1c2430", ms=2.6, zorder=4)
-        marked = _to_plane(_soften(operator, starts, temperature))
-        axes.plot(*marked.T, "D", color=OKABE_ITO["blue"], mec="white", mew=0.5, ms=4.4, zorder=5)
-        axes.plot(*_to_plane(np.full((1, 3), 1 / 3)).T, "+", color="#1c2430", ms=9, zorder=6)
-        offsets = ((-9, -9), (9, -9), (0, 8))
-        text = {"textcoords": "offset points", "ha": "center", "va": "center", "color": "#5a6675"}
-        for corner, label, offset in zip(corners, ("p₁", "p₂", "p₃"), offsets, strict=True):
-            axes.annotate(label, corner, xytext=offset, **text)
-        axes.set_title(getattr(operator, "name", name), fontsize=11, color="#1c2430", pad=12)
-        axes.set_aspect("equal")
-        axes.set_xlim(-0.08, 1.08)
-        axes.axis("off")
-    return figure
+    corners = _to_plane(np.eye(3))
+    axes.fill(*corners.T, facecolor="#f6f8fa", edgecolor="#8a94a0", lw=1.1, zorder=0)
+    low = operator.claims.temperatures.low if isinstance(operator, SofteningOperator) else 1.0
+    _draw_paths(axes, operator, starts, np.geomspace(1, 64, 40), OKABE_ITO["blue"])
+    if low < 1:
+        coldest = max(1 / 16, low * (1 + 1e-6))
+        _draw_paths(axes, operator, starts, np.geomspace(1, coldest, 40), OKABE_ITO["orange"])
+    axes.plot(*_to_plane(starts).T, "o", color="#1c2430", ms=2.6, zorder=4)
+    marked = _to_plane(_soften(operator, starts, temperature))
+    axes.plot(*marked.T, "D", color=OKABE_ITO["blue"], mec="white", mew=0.5, ms=4.4, zorder=5)
+    axes.plot(*_to_plane(np.full((1, 3), 1 / 3)).T, "+", color="#1c2430", ms=9, zorder=6)
+    offsets = ((-9, -9), (9, -9), (0, 8))
+    text: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "color": "#5a6675"}
+    for corner, label, offset in zip(corners, ("p₁", "p₂", "p₃"), offsets, strict=True):
+        axes.annotate(label, corner, xytext=offset, **text)
+    axes.set_title(getattr(operator, "name", name), fontsize=11, color="#1c2430", pad=12)
+    axes.set_aspect("equal")
+    axes.set_xlim(-0.08, 1.08)
+    axes.axis("off")
 
 
 def _to_plane(p: np.ndarray) -> np.ndarray:

@@ -1,0 +1,72 @@
+"""``python -m benchmarks [operators|axioms|all] [--json F]``: time this library on this machine."""
+
+import enum
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class What(enum.StrEnum):
+    """What can be timed."""
+
+    OPERATORS = "operators"
+    AXIOMS = "axioms"
+    ALL = "all"
+
+
+@app.command()
+def main(
+    what: Annotated[What, typer.Argument(help="What to time.")] = What.ALL,
+    json_path: Annotated[
+        Path | None,
+        typer.Option("--json", help="Also write the numbers here, such as benchmarks/results.json."),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the operators' batch.")] = 8192,
+    classes: Annotated[int, typer.Option(min=2, help="Classes of the operators' batch.")] = 1024,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of the operators.")] = 7,
+    temperature: Annotated[float, typer.Option(min=1.0, help="T of the operators, from 1 up.")] = 4.0,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Operator to time, by name or label; repeat for several.")
+    ] = None,
+) -> None:
+    """Time the operators against softmax, and the axiom checker against its bound."""
+    if json_path is not None and not json_path.parent.is_dir():
+        raise typer.BadParameter(f"the directory {json_path.parent} does not exist", param_hint="'--json'")
+    # jax loads here, after the mistakes that need no jax to see.
+    from benchmarks import axiom_checks, machine, operators
+
+    families = tuple(only) if only else operators.FAMILIES
+    console = Console()
+    found = machine.describe()
+    console.print(machine.sentence(found), highlight=False)
+    result: dict[str, object] = {"machine": found}
+    with console.status("") as status:
+        if what in (What.OPERATORS, What.ALL):
+            timed = operators.measure(
+                shape=(rows, classes),
+                temperature=temperature,
+                rounds=rounds,
+                families=families,
+                progress=status.update,
+            )
+            result["operators"] = timed
+            console.print(operators.table(timed))
+        if what in (What.AXIOMS, What.ALL):
+            checked = axiom_checks.measure(
+                only=tuple(only) if only else None,
+                progress=lambda label: status.update(f"checking {label}"),
+            )
+            result["axioms"] = checked
+            console.print(axiom_checks.table(checked))
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        console.print(f"Numbers: {json_path}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks")

@@ -1,0 +1,58 @@
+"""The benchmarks run and say what they measured; how fast anything is, no test asserts."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import axiom_checks, operators
+from benchmarks.__main__ import app
+
+
+def test_rounds_are_interleaved():
+    order = []
+    times = operators.interleave([lambda: order.append("a"), lambda: order.append("b")], 3, lambda i: None)
+    assert order == ["a", "b"] * 3
+    assert [len(own) for own in times] == [3, 3]
+
+
+def test_operators_are_set_beside_the_baseline(tmp_path):
+    out = tmp_path / "results.json"
+    arguments = ["operators", "--rows", "4", "--classes", "8", "--rounds", "2", "--only", "power"]
+    result = CliRunner().invoke(app, [*arguments, "--json", str(out)], env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    assert "jax.nn.softmax(z / T)" in result.output
+    read = json.loads(out.read_text())
+    assert set(read) == {"machine", "operators"}
+    assert {"device", "cores", "jax"} <= set(read["machine"])
+    rows = read["operators"]["rows"]
+    assert [(row["operator"], row["entry"]) for row in rows] == [
+        (operators.BASELINE, "logits"),
+        ("power", "logits"),
+        ("power", "probabilities"),
+    ]
+    assert rows[0]["ratio"] == 1
+    assert all(row["median_ms"] >= row["min_ms"] >= 0 and row["normalisation_error"] < 1e-5 for row in rows)
+
+
+def test_checks_are_timed_with_their_outcome():
+    result = axiom_checks.measure(only=("power",), laws=("A4",), num_classes=(2,))
+    (row,) = result["rows"]
+    assert row["operator"] == "power"
+    assert row["ok"]
+    assert row["wall_s"] > 0
+    assert axiom_checks.table(result).row_count == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["everything"], "everything"),
+        (["operators", "--classes", "1"], "--classes"),
+        (["all", "--json", "no/such/dir/f.json"], "does not exist"),
+    ],
+)
+def test_usage_errors_exit_2(arguments, words):
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"})
+    assert result.exit_code == 2, result.output
+    assert words in result.output
