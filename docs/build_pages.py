@@ -177,7 +177,7 @@ def verdicts_page(table: dict[str, Any]) -> str:
         return f"{GENERATED}\n\nThe table is not committed yet: `sparsekd axioms --all` computes it.\n"
     laws = [law for law in LAWS if any(law in row for row in table["rows"])]
     lines = [GENERATED, "", '<div class="verdicts" markdown>', "", "| operator | " + " | ".join(laws) + " |"]
-    lines.append("|-" * (len(laws) + 1) + "|")
+    lines.append("|-" + "|:-:" * len(laws) + "|")
     for row in table["rows"]:
         letters = [mark(str(row.get(law, ""))) for law in laws]
         lines.append(f"| {cell(row['operator'])} | " + " | ".join(letters) + " |")
