@@ -123,7 +123,8 @@ def axioms(
             console.print(reports[0].witnesses(), highlight=False, markup=False, soft_wrap=True)
             console.print(reports[0].summary(), highlight=False)
     else:
-        console.print(checker.verdict_table(reports))
+        wide = Console(width=max(console.width, checker.TABLE_WIDTH))
+        wide.print(checker.verdict_table(reports))
     broken = [report for report in reports if not report.ok]
     for report in broken:
         console.print(

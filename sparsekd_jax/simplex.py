@@ -5,6 +5,7 @@ Every function works on the last axis of ``[..., K]`` arrays, in nats, under ``j
 Zeros are ordinary inputs. Values at zeros are the mathematical limits (``0 log 0 = 0``; ``KL(p‖q) = inf``
 where p puts mass that q does not). Gradients at an exact zero are those of the function restricted to the
 face of the simplex that the zeros define: a coordinate that is off contributes 0. They are never NaN.
+(Total variation and the majorization margin are piecewise linear and keep their ordinary slopes.)
 
 Computations run in the dtype of the inputs. A function of two distributions wants them in one dtype.
 Only the ``require_*`` functions validate: they are for eager code and let traced values pass.
@@ -12,7 +13,9 @@ Only the ``require_*`` functions validate: they are for eager code and let trace
 Reference: Flouro & Chadwick, arXiv 2601.03195; theory.md sections 1 and 4.
 """
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -127,14 +130,40 @@ def entropy_deficit(p: Distribution) -> PerRow:
     2.0e-08
     """
     num_classes = p.shape[-1]
-    return jnp.mean(bregman_entropy(p * num_classes - 1), axis=-1)
+    uniform = np.asarray(1 / num_classes, p.dtype)
+    # K p − 1 as K (p − fl(1/K)) and what the rounding of 1/K leaves: near 1/K the difference is exact.
+    excess = (p - uniform) * num_classes + float(Fraction(float(uniform)) * num_classes - 1)
+    near = jnp.abs(excess) < 0.5
+    ratio = jnp.where(near | (p <= 0), 1, p * num_classes)
+    far = jnp.where(p > 0, ratio * jnp.log(ratio) - ratio + 1, 1)
+    return jnp.mean(jnp.where(near, bregman_entropy(jnp.where(near, excess, 0)), far), axis=-1)
 
 
-def _power_sum_minus_one(p: Distribution, order: Array) -> PerRow:
-    """``Σ p^order − 1`` over the support, for Σ p = 1, accurate as order → 1."""
+def _expm1_ratio(x: Array) -> Array:
+    """``(e^x − 1)/x``, 1 at 0, with accurate derivatives there."""
+    small = jnp.abs(x) < 0.5
+    near, far = jnp.where(small, x, 0), jnp.where(small, 1, x)
+    series = jnp.zeros_like(x)
+    for k in range(15, 0, -1):
+        series = series * near + 1 / math.factorial(k)
+    return jnp.where(small, series, jnp.expm1(far) / far)
+
+
+def _log1p_ratio(x: Array) -> Array:
+    """``log(1 + x)/x``, 1 at 0, with accurate derivatives there."""
+    small = jnp.abs(x) < 0.1
+    near, far = jnp.where(small, x, 0), jnp.where(small, 1, x)
+    series = jnp.zeros_like(x)
+    for k in range(17, 0, -1):
+        series = series * near - (-1) ** k / k
+    return jnp.where(small, series, jnp.log1p(far) / far)
+
+
+def _power_sum_slope(p: Distribution, order: Array) -> PerRow:
+    """``(Σ p^order − 1)/(order − 1)`` over the support, for Σ p = 1; at order = 1 it is Σ p log p."""
     positive = p > 0
-    exponent = (order - 1) * jnp.log(jnp.where(positive, p, 1))
-    return jnp.sum(jnp.where(positive, p * jnp.expm1(exponent), 0), axis=-1)
+    log_p = jnp.log(jnp.where(positive, p, 1))
+    return jnp.sum(jnp.where(positive, p * (log_p * _expm1_ratio((order - 1) * log_p)), 0), axis=-1)
 
 
 def _require_order(order: ArrayLike, like: Array) -> Array:
@@ -148,7 +177,7 @@ def tsallis_entropy(p: Distribution, order: ArrayLike) -> PerRow:
 
     Args:
       p: distributions, ``[..., K]``.
-      order: scalar α ≥ 0, finite; differentiable. Continuous through α = 1 by an expm1 form.
+      order: scalar α ≥ 0, finite; differentiable, through α = 1 too.
 
     Returns:
       ``[...]``.
@@ -159,11 +188,7 @@ def tsallis_entropy(p: Distribution, order: ArrayLike) -> PerRow:
     >>> float(tsallis_entropy(jnp.array([0.5, 0.5]), 2.0))
     0.5
     """
-    order = _require_order(order, p)
-    shannon = order == 1
-    step = jnp.where(shannon, 1, order - 1)
-    general = -_power_sum_minus_one(p, jnp.where(shannon, 2, order)) / step
-    return jnp.where(shannon, entropy(p), general)
+    return -_power_sum_slope(p, _require_order(order, p))
 
 
 def renyi_entropy(p: Distribution, order: ArrayLike) -> PerRow:
@@ -184,15 +209,19 @@ def renyi_entropy(p: Distribution, order: ArrayLike) -> PerRow:
     [1.0986, 1.0397, 0.9808, 0.6931]
     """
     order = _require_order(order, p)
-    special = (order == 1) | jnp.isinf(order)
-    safe = jnp.where(special, 2, order)
+    infinite = jnp.isinf(order)
+    safe = jnp.where(infinite, 2, order)
     near_one = jnp.abs(safe - 1) < 0.5
     # Σ p^α loses its digits where α → 1 (there: log1p of a small sum) and underflows where α is large
     # (there: a log-sum-exp).
-    by_log1p = jnp.log1p(_power_sum_minus_one(p, jnp.where(near_one, safe, 1.25)))
-    by_logsumexp = jax.nn.logsumexp(jnp.where(near_one, 2, safe) * safe_log(p), axis=-1)
-    general = jnp.where(near_one, by_log1p, by_logsumexp) / (1 - safe)
-    return jnp.where(order == 1, entropy(p), jnp.where(jnp.isinf(order), min_entropy(p), general))
+    near_order = jnp.where(near_one, safe, 1.25)
+    slope = _power_sum_slope(p, near_order)
+    by_log1p = -slope * _log1p_ratio((near_order - 1) * slope)
+    far_order = jnp.where(near_one, 2, safe)
+    positive = p > 0
+    powers = jnp.where(positive, far_order * jnp.log(jnp.where(positive, p, 1)), -jnp.inf)
+    by_logsumexp = jax.nn.logsumexp(powers, axis=-1) / (1 - far_order)
+    return jnp.where(infinite, min_entropy(p), jnp.where(near_one, by_log1p, by_logsumexp))
 
 
 def min_entropy(p: Distribution) -> PerRow:
@@ -207,6 +236,47 @@ def min_entropy(p: Distribution) -> PerRow:
 # -- divergences and distances -------------------------------------------------------------------------
 
 
+@jax.custom_jvp
+def _relative_gap(p: Array, q: Array) -> Array:
+    """``(p − q)/q``; by hand because the derivative of a quotient squares q, which underflows at 1e-20."""
+    return (p - q) / q
+
+
+@_relative_gap.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (p, q), (dp, dq) = primals, tangents
+    return _relative_gap(p, q), (dp - p / q * dq) / q
+
+
+@jax.custom_jvp
+def _log_ratio(p: Array, q: Array) -> Array:
+    """``log(p/q)`` for p, q > 0, accurate relative to itself for p ≈ q, without overflow."""
+    gap, ratio = (p - q) / q, p / q
+    moderate = jnp.where(jnp.abs(gap) < 0.5, jnp.log1p(gap), jnp.log(ratio))
+    return jnp.where((ratio > 1e-3) & (ratio < 1e3), moderate, jnp.log(p) - jnp.log(q))
+
+
+@_log_ratio.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (p, q), (dp, dq) = primals, tangents
+    return _log_ratio(p, q), dp / p - dq / q
+
+
+@jax.custom_jvp
+def _kl_term(p: Array, q: Array) -> Array:
+    """``p log(p/q) − p + q ≥ 0`` for p, q > 0."""
+    gap = (p - q) / q
+    near = jnp.abs(gap) < 0.5
+    density = q * bregman_entropy(jnp.where(near, gap, 0))
+    return jnp.where(near, density, p * _log_ratio(p, q) - (p - q))
+
+
+@_kl_term.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (p, q), (dp, dq) = primals, tangents
+    return _kl_term(p, q), _log_ratio(p, q) * dp - _relative_gap(p, q) * dq
+
+
 def kl_divergence(p: Distribution, q: Distribution) -> PerRow:
     """Kullback–Leibler divergence ``KL(p‖q) = Σ p_i log(p_i/q_i)`` in nats; inf where p > 0 = q.
 
@@ -217,7 +287,8 @@ def kl_divergence(p: Distribution, q: Distribution) -> PerRow:
       p, q: distributions, ``[..., K]``, one dtype.
 
     Returns:
-      ``[...]``, ≥ 0. The gradient is 0 in coordinates where p or q is 0.
+      ``[...]``, ≥ 0. The gradient is log(p/q) in p and 1 − p/q in q, that of Σ p log(p/q) along the
+      simplex; 0 in coordinates of p where p or q is 0, and in coordinates of q where q is 0.
 
     >>> float(kl_divergence(jnp.array([1.0, 0.0]), jnp.array([0.5, 0.5])))
     0.6931472
@@ -225,14 +296,9 @@ def kl_divergence(p: Distribution, q: Distribution) -> PerRow:
     inf
     """
     both = (p > 0) & (q > 0)
-    safe_p, safe_q = jnp.where(both, p, 1), jnp.where(both, q, 1)
-    ratio_minus_one = (safe_p - safe_q) / safe_q
-    moderate = ratio_minus_one < 1e3  # beyond, q·φ(p/q) can overflow where p·log(p/q) does not
-    density = safe_q * bregman_entropy(jnp.where(moderate, ratio_minus_one, 0))
-    direct = safe_p * (jnp.log(safe_p) - jnp.log(safe_q)) - (safe_p - safe_q)
-    terms = jnp.where(moderate, density, direct)
+    terms = _kl_term(jnp.where(both, p, 1), jnp.where(both, q, 1))
     # Where p is off the term is q, the rest of the Bregman sum; where only q is off it is infinite.
-    off = jnp.where(p > 0, jnp.inf, jax.lax.stop_gradient(q))
+    off = jnp.where(p > 0, jnp.inf, jnp.where(q > 0, q, 0))
     return jnp.sum(jnp.where(both, terms, off), axis=-1)
 
 
@@ -265,9 +331,10 @@ def jensen_shannon_divergence(p: Distribution, q: Distribution, weight: ArrayLik
         raise ValueError(f"weight is {weight}; it is the share of p in the mixture, between 0 and 1")
     w = jnp.asarray(weight, p.dtype)
     middle = w * p + (1 - w) * q
-    # At w = 0 (1) the side that is off has no mass in m where it may itself be positive: 0·inf is 0 here.
-    left = jnp.where(w == 0, 0, w * kl_divergence(p, jnp.where(w == 0, p, middle)))
-    right = jnp.where(w == 1, 0, (1 - w) * kl_divergence(q, jnp.where(w == 1, q, middle)))
+    # m is 0 where p is not if w = 0, or if w·p underflows: the term is then 0 (or rounds to it), not inf.
+    on = middle > 0
+    left = w * kl_divergence(jnp.where(on, p, 0), middle)
+    right = (1 - w) * kl_divergence(jnp.where(on, q, 0), middle)
     return left + right
 
 
@@ -289,7 +356,11 @@ def hellinger_distance(p: Distribution, q: Distribution) -> PerRow:
     >>> float(hellinger_distance(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])))
     1.0
     """
-    return _safe_sqrt(0.5 * jnp.sum((_safe_sqrt(p) - _safe_sqrt(q)) ** 2, axis=-1))
+    # √p − √q as a quotient: p − q is exact where p ≈ q, the difference of the roots is not.
+    p_on, q_on = jnp.where(p > 0, p, 0), jnp.where(q > 0, q, 0)
+    roots = _safe_sqrt(p) + _safe_sqrt(q)
+    gaps = (p_on - q_on) / jnp.where(roots > 0, roots, 1)
+    return _safe_sqrt(0.5 * jnp.sum(gaps**2, axis=-1))
 
 
 def fisher_rao_distance(p: Distribution, q: Distribution) -> PerRow:
@@ -302,7 +373,9 @@ def fisher_rao_distance(p: Distribution, q: Distribution) -> PerRow:
     3.14159
     """
     chord = hellinger_distance(p, q)
-    return 4 * jnp.arcsin(jnp.minimum(chord, 1) * (0.5**0.5))
+    # At most 1, with the slope that jnp.minimum would halve at 1.
+    chord = chord - jax.lax.stop_gradient(jnp.maximum(chord - 1, 0))
+    return 4 * jnp.arcsin(chord * (0.5**0.5))
 
 
 # -- order and geometry --------------------------------------------------------------------------------
@@ -386,7 +459,7 @@ def _first_bad(bad: np.ndarray) -> str:
 def _require_rows(x: ArrayLike, name: str, remedy: str) -> np.ndarray | None:
     """The checks that every kind of row shares; the array to look at, or None where it is traced."""
     shape, dtype = np.shape(x), jnp.result_type(x)
-    if not jnp.issubdtype(dtype, jnp.floating):
+    if dtype.name not in SUM_TOLERANCE:
         raise TypeError(f"{name} has dtype {dtype}; {remedy}")
     if len(shape) == 0 or shape[-1] < 2:
         raise ValueError(
@@ -396,7 +469,8 @@ def _require_rows(x: ArrayLike, name: str, remedy: str) -> np.ndarray | None:
     return None if is_traced(x) else np.asarray(x)
 
 
-def _refuse(bad: np.ndarray, name: str, say: Callable[[tuple[int, ...]], str]) -> None:
+def _refuse(flags: Any, name: str, say: Callable[[tuple[int, ...]], str]) -> None:
+    bad = np.asarray(flags)
     if bad.any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(f"{name}, {_first_bad(bad)}{say(index)}")

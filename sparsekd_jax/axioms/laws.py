@@ -462,8 +462,10 @@ def _finite_gradients(seen: Observation) -> Margins:
     here = soften(p, t)
     quotients = [np.abs(soften(p + h * direction, t) - here).max(-1) / h for h in (1e-5, 1e-8, 1e-11)]
     with np.errstate(invalid="ignore", divide="ignore"):
-        # An infinite slope h^(β−1) grows at every step; a kink does not, and rounding adds about ulp/h.
-        grows = (quotients[2] > 1.5 * quotients[1] + 1e-3) & (quotients[1] > 1.5 * quotients[0] + 1e-6)
+        # A finite slope settles: the second change is a thousandth of the first. An infinite one, h^(β−1) or
+        # log(1/h), changes by as much again or more. Rounding adds about ulp/h.
+        first, second = quotients[1] - quotients[0], quotients[2] - quotients[1]
+        grows = (second > 0.5 * first) & (second > 5e-3 * np.maximum(1, quotients[1]))
     margin, left, right = np.zeros(n), np.zeros(n), np.zeros(n)
     margin[rows] = np.where(np.isfinite(quotients[2]), np.where(grows, -quotients[2], 0.0), -np.inf)
     left[rows], right[rows] = quotients[2], quotients[1]

@@ -1,4 +1,4 @@
-"""Roots of increasing scalar functions, one a row, with derivatives by the implicit function theorem."""
+"""Roots of increasing scalar functions, one a row: bracketed Newton, and its implicit derivative."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,11 +12,14 @@ MAX_STEPS = 120
 """Far above what bracketed Newton needs: bisection alone reaches float64 resolution in about 60."""
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 4))
-def increasing_root(
-    residual: Callable[..., Array], low: Array, high: Array, args: Any, unit: float = 1.0
+def bracketed_newton(
+    value_and_slope: Callable[[Array], tuple[Array, Array]],
+    low: Array,
+    high: Array,
+    start: Array | None = None,
+    unit: float = 1.0,
 ) -> tuple[Array, Bool[Array, "..."]]:
-    """The x in [low, high] with ``residual(x, *args) = 0``, elementwise, for an increasing residual.
+    """The x in [low, high] where an increasing function vanishes, elementwise. Not differentiable.
 
     Newton's method inside a bracket: a step that leaves the bracket, or that shrinks too slowly, is replaced
     by a bisection, so every row ends. A row is converged when a Newton step falls below eps^0.6 of
@@ -24,22 +27,17 @@ def increasing_root(
     unknown should be such that an error of a few ulp of max(unit, |x|) is harmless (for a logarithm, unit 1).
 
     Args:
-      residual: ``(x, *args) -> f``, x and f ``[..., 1]``; a pure function that closes over no traced value
-        (what it depends on comes in ``args``, so that the implicit derivative sees it).
+      value_and_slope: ``x -> (f, f')``, all ``[..., 1]``.
       low, high: bracket, ``[..., 1]``. A root at an end of the bracket, or outside it by rounding, is found
         as that end.
-      args: tuple of pytrees of arrays.
+      start: first guess, by default the middle of the bracket.
       unit: the size of x below which errors are absolute; tiny for a root wanted to relative accuracy.
 
     Returns:
       ``(x, converged)``, both ``[..., 1]``. Where not converged x is the last iterate, to be refused.
-      Derivatives: ``dx = −(∂f/∂args · dargs)/(∂f/∂x)``, 0 where ∂f/∂x vanishes.
     """
     eps = float(jnp.finfo(low.dtype).eps)
     step_tolerance = eps**0.6
-
-    def value_and_slope(x: Array) -> tuple[Array, Array]:
-        return jax.jvp(lambda x: residual(x, *args), (x,), (jnp.ones_like(x),))
 
     def unfinished(state: tuple[Array, ...]) -> Array:
         *_, done, steps = state
@@ -65,11 +63,34 @@ def increasing_root(
         new_x = jnp.where(done, x, jnp.where(finished, settled_at, moved))
         return new_x, low, high, jnp.where(usable, step, high - low), done | finished, steps + 1
 
-    start = 0.5 * (low + high)
+    start = 0.5 * (low + high) if start is None else jnp.clip(start, low, high)
     done = jnp.zeros(low.shape, bool)
-    state = (start, low, high, jnp.full_like(low, jnp.inf), done, 0)
+    state: tuple[Array, ...] = (start, low, high, jnp.full_like(low, jnp.inf), done, jnp.asarray(0))
     x, *_, done, _ = jax.lax.while_loop(unfinished, advance, state)
     return x, done
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 4))
+def increasing_root(
+    residual: Callable[..., Array], low: Array, high: Array, args: Any, unit: float = 1.0
+) -> tuple[Array, Bool[Array, "..."]]:
+    """`bracketed_newton` on ``residual(x, *args)``, with derivatives by the implicit function theorem.
+
+    Args:
+      residual: ``(x, *args) -> f``, increasing in x; a pure function that closes over no traced value (what
+        it depends on comes in ``args``, so that the implicit derivative sees it).
+      low, high: bracket, ``[..., 1]``.
+      args: tuple of pytrees of arrays.
+      unit: see `bracketed_newton`.
+
+    Returns:
+      ``(x, converged)``. Derivatives: ``dx = −(∂f/∂args · dargs)/(∂f/∂x)``, 0 where ∂f/∂x vanishes.
+    """
+
+    def value_and_slope(x: Array) -> tuple[Array, Array]:
+        return jax.jvp(lambda x: residual(x, *args), (x,), (jnp.ones_like(x),))
+
+    return bracketed_newton(value_and_slope, low, high, unit=unit)
 
 
 @increasing_root.defjvp
@@ -82,5 +103,9 @@ def _increasing_root_jvp(
     _, slope = jax.jvp(lambda x: residual(x, *args), (x,), (jnp.ones_like(x),))
     flat = slope == 0
     tangent = jnp.where(flat, 0, -moved / jnp.where(flat, 1, slope))
-    no_tangent = jnp.zeros(converged.shape, jax.dtypes.float0)
-    return (x, converged), (tangent, no_tangent)
+    return (x, converged), (tangent, no_tangent(converged))
+
+
+def no_tangent(flags: Array) -> Any:
+    """The tangent of an array of flags, as a JVP rule must give it."""
+    return jnp.zeros(flags.shape, jax.dtypes.float0)

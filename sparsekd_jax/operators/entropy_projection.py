@@ -1,18 +1,19 @@
 """Entropy projection: the escort of p whose entropy is raised by a set share of the way to log K."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from sparsekd_jax.operators._entropy_target import EntropyTarget, entropy_target, sharpness_residual
-from sparsekd_jax.operators._roots import increasing_root
+from sparsekd_jax.operators._numerics import entropy_density, row_sum
+from sparsekd_jax.operators._roots import bracketed_newton, no_tangent
 from sparsekd_jax.operators.base import (
     Claims,
     SofteningOperator,
     TemperatureRange,
+    _is_top,
     claim,
     log_normalizer,
 )
@@ -54,26 +55,84 @@ class EntropyProjection(SofteningOperator):
 
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
         off = jnp.isneginf(centred)
-        # A uniform row is its own answer; any other row stands in for it in the root.
-        uniform = jnp.max(jnp.where(off, 1, -centred), axis=-1, keepdims=True) == 0
-        ramp = -jnp.arange(centred.shape[-1], dtype=centred.dtype).reshape((1,) * (centred.ndim - 1) + (-1,))
-        row = jnp.where(uniform, ramp, centred)
-        target = entropy_target(row, temperature)
-        spread = -jnp.min(jnp.where(off, 0, row), axis=-1, keepdims=True)
-        # Hoeffding: D(q_β) ≤ (β·spread)²/8, so β is at least √(8 D(p)/T)/spread.
-        low = jnp.minimum(0.5 * jnp.log(8 * target.deficit) - jnp.log(jnp.maximum(spread, 1e-30)) - 1, -1e-3)
-        low, high = jax.lax.stop_gradient((low, jnp.zeros_like(low)))
-        log_beta, converged = increasing_root(_escort_residual, low, high, (row, target))
-        # An end of the bracket is an answer only if it solves the equation (zeros can put it out of reach).
-        residual = _escort_residual(log_beta, row, target)
-        solved = jnp.abs(residual) < float(jnp.finfo(centred.dtype).eps) ** 0.5
-        # Next to uniform rows β tends to 1/√T, the derivative that the uniform row itself takes.
-        beta = jnp.where(uniform, jax.lax.rsqrt(temperature), jnp.exp(log_beta))
+        beta, converged = _escort_order(centred, temperature)
         scaled = jnp.where(off, -jnp.inf, beta * jnp.where(off, 0, centred))
-        return scaled - log_normalizer(scaled), uniform | (converged & solved)
+        return scaled - log_normalizer(scaled), converged
 
 
-def _escort_residual(log_beta: Array, centred: Array, target: EntropyTarget) -> Array:
-    off = jnp.isneginf(centred)
-    escort = jnp.where(off, -jnp.inf, jnp.exp(log_beta) * jnp.where(off, 0, centred))
-    return sharpness_residual(escort, target)
+class _Escort(NamedTuple):
+    """The escort p^β in the scalars of the root, [..., 1]."""
+
+    entropy: Array  # accurate relative to itself next to a vertex
+    deficit: Array  # … and next to the uniform distribution
+    slope: Array  # −dH/d log β = dD/d log β, the variance of log p^β
+
+    @classmethod
+    def of(cls, centred: Array, beta: Array) -> "_Escort":
+        off = jnp.isneginf(centred)
+        c = jnp.where(off, 0, centred)
+        weight = jnp.where(off, 0, jnp.exp(beta * c))
+        # The largest class weighs exactly 1; apart from it, what is summed is small next to a vertex.
+        others = jnp.where(_is_top(centred), 0, weight)
+        mass, first = row_sum(others), row_sum(others * c)
+        second = row_sum(others * c * c)
+        normalizer = jnp.log1p(mass)
+        mean = first / (1 + mass)
+        # log K q; an error of its constant term changes the deficit by that times the deficit only.
+        shift = jnp.log(jnp.asarray(c.shape[-1], c.dtype)) - normalizer
+        density = entropy_density(beta * c + shift, weight * jnp.exp(shift))
+        deficit = row_sum(jnp.where(off, 1, density)) / c.shape[-1]
+        return cls(normalizer - beta * mean, deficit, beta * beta * (second / (1 + mass) - mean * mean))
+
+
+@jax.custom_jvp
+def _escort_order(centred: Array, temperature: Array) -> tuple[Array, Array]:
+    """β with ``D(p^β) = D(p)/T``, and whether it was found, [..., 1]."""
+    # A uniform row is its own answer; any other row stands in for it in the root.
+    uniform = _is_uniform(centred)
+    ramp = -jnp.arange(centred.shape[-1], dtype=centred.dtype).reshape((1,) * (centred.ndim - 1) + (-1,))
+    row = jnp.where(uniform, ramp, centred)
+    at_one = _Escort.of(row, jnp.ones_like(temperature))
+    deficit = at_one.deficit / temperature
+    entropy = at_one.entropy + (temperature - 1) / temperature * at_one.deficit
+    peaked = entropy < deficit  # then the entropy is the finer of the two scales
+
+    def value_and_slope(log_beta: Array) -> tuple[Array, Array]:
+        now = _Escort.of(row, jnp.exp(log_beta))
+        value = jnp.where(peaked, jnp.log(entropy / now.entropy), jnp.log(now.deficit / deficit))
+        return value, now.slope / jnp.where(peaked, now.entropy, now.deficit)
+
+    # Hoeffding: D(q_β) ≤ (β·spread)²/8, so β is at least √(8 D(p)/T)/spread.
+    spread = -jnp.min(jnp.where(jnp.isneginf(row), 0, row), axis=-1, keepdims=True)
+    low = jnp.minimum(0.5 * jnp.log(8 * deficit) - jnp.log(jnp.maximum(spread, 1e-30)) - 1, -1e-3)
+    start = -0.5 * jnp.log(temperature)  # exact next to the uniform distribution
+    log_beta, converged = bracketed_newton(value_and_slope, low, jnp.zeros_like(low), start)
+    # The bound is not attained: a search that ends there found nothing (zeros can put it out of reach).
+    solved = log_beta > low + 1e-3
+    # Next to uniform rows β tends to 1/√T, the derivative that the uniform row itself takes.
+    beta = jnp.where(uniform, jax.lax.rsqrt(temperature), jnp.exp(log_beta))
+    return beta, uniform | (converged & solved)
+
+
+@_escort_order.defjvp
+def _escort_order_jvp(primals: tuple, tangents: tuple) -> tuple:
+    """``dD(q) = β Cov_q(c, β dc + c dβ)`` against ``d(D(p)/T) = Cov_p(c, dc)/T − D(p) dT/T²``."""
+    (centred, temperature), (moved, warmed) = primals, tangents
+    beta, converged = _escort_order(centred, temperature)
+    off, uniform = jnp.isneginf(centred), _is_uniform(centred)
+    c, dc = jnp.where(off, 0, centred), jnp.where(off, 0, moved)
+
+    def covariance(order: Array, y: Array) -> Array:
+        weight = jax.nn.softmax(jnp.where(off, -jnp.inf, order * c), axis=-1)
+        return row_sum(weight * (c - row_sum(weight * c)) * (y - row_sum(weight * y)))
+
+    deficit = _Escort.of(centred, jnp.ones_like(beta)).deficit
+    lowered = covariance(jnp.ones_like(beta), dc) - deficit / temperature * warmed
+    slope = jnp.where(uniform, 1, beta * covariance(beta, c))
+    general = (lowered / temperature - beta * beta * covariance(beta, dc)) / slope
+    tangent = jnp.where(uniform, -0.5 * beta / temperature * warmed, general)
+    return (beta, converged), (tangent, no_tangent(converged))
+
+
+def _is_uniform(centred: Array) -> Array:
+    return jnp.min(centred, axis=-1, keepdims=True) == 0

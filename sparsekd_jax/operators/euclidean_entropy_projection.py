@@ -1,14 +1,15 @@
 """Euclidean entropy projection: the nearest distribution whose entropy is raised by a set share."""
 
 import dataclasses
+import math
 from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from sparsekd_jax.operators._entropy_target import EntropyTarget, deficit, entropy_target, sharpness_residual
-from sparsekd_jax.operators._roots import increasing_root
+from sparsekd_jax.operators._numerics import entropy_density, expm1, row_sum
+from sparsekd_jax.operators._roots import MAX_STEPS, no_tangent
 from sparsekd_jax.operators.base import (
     Claims,
     SofteningOperator,
@@ -27,9 +28,10 @@ class EuclideanEntropyProjection(SofteningOperator):
     for T > 1 every class receives mass. Gradients at zeros of p are infinite in truth and are reported as
     those of the face.
 
-    Two nested roots: for each a, the c that normalises (in the unknown log(q_max/p_max)); then log a for the
-    entropy. Each q_i is a·ω(·) with Wright's omega function. Derivatives by the implicit function theorem.
-    Tolerance (1e-10 in float64) and errors: see `SofteningOperator`.
+    Given a and the gain log(q_max/p_max), each q_i is a·ω(·) with Wright's omega function; the two scalars
+    are found by Newton's method along the rows that sum to 1, inside a bracket of log a. Derivatives by the
+    implicit function theorem. Tolerance (1e-10 in float64, T next to 1 included) and errors: see
+    `SofteningOperator`.
 
     Reference: theory.md section 2, φ = ½x², ψ = Shannon, target form.
 
@@ -49,113 +51,227 @@ class EuclideanEntropyProjection(SofteningOperator):
         return Claims(warm, laws | claim("support gradients", "interior", warm))
 
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
-        off = jnp.isneginf(centred)
-        uniform = jnp.max(jnp.where(off, 1, -centred), axis=-1, keepdims=True) == 0
-        skip = uniform | (temperature == 1)
-        # Rows that need no root are replaced by one that has an easy one.
-        ramp = -jnp.arange(centred.shape[-1], dtype=centred.dtype).reshape((1,) * (centred.ndim - 1) + (-1,))
-        c, t = jnp.where(skip, ramp, centred), jnp.where(skip, 2, temperature)
-        row, target = _Row.of(c), entropy_target(c, t)
-        # a·D(q_a) ≤ ½‖p − u‖² bounds a above; below, the modulus of continuity of the entropy (τ log K/τ)
-        # against ‖q − p‖² ≤ 2a(D(p) − D(q)).
-        square = jnp.sum((row.p - 1 / centred.shape[-1]) ** 2, axis=-1, keepdims=True)
-        high = jnp.log(0.5 * square / target.deficit) + 0.1
-        low = jnp.minimum(jnp.log((t - 1) * target.deficit) - 12, high - 1)
-        # Increasing unknown for an increasing residual: −log a sharpens.
-        args = (row, target)
-        x, converged = increasing_root(_entropy_residual, *jax.lax.stop_gradient((-high, -low)), args)
-        log_ratio, gain, normalised = _solve_mass(-x, row)
-        solved = jnp.abs(sharpness_residual(log_ratio, target)) < float(jnp.finfo(c.dtype).eps) ** 0.5
-        log_q = log_ratio + gain + row.log_top
-        identity = _identity(centred, temperature)
-        return jnp.where(skip, identity, log_q), skip | (converged & normalised & solved)
+        log_q, _, converged = _solve(centred, temperature)
+        return log_q, converged
 
 
 class _Row(NamedTuple):
-    """p in the forms that the roots need, each accurate where the others cancel."""
+    """What a row asks for: p in forms that are each accurate where the others cancel, and the target."""
 
     p: Array
+    centred: Array  # log(p/p_top), 0 where off
+    off: Array
     gap: Array  # p_top − p
     log_top: Array  # log p_top
-
-    @classmethod
-    def of(cls, centred: Array) -> "_Row":
-        off = jnp.isneginf(centred)
-        c = jnp.where(off, 0, centred)
-        log_top = -log_normalizer(centred)
-        top = jnp.exp(log_top)
-        gap = jnp.where(off, top, -top * jnp.expm1(c))
-        return cls(jnp.where(off, 0, jnp.exp(c + log_top)), gap, log_top)
+    least_gain: Array  # −log(K p_top)
+    small_step: Array  # T < 2: the target is an entropy gain, otherwise a deficit
+    target: Array
 
 
-def _entropy_residual(x: Array, row: _Row, target: EntropyTarget) -> Array:
-    return sharpness_residual(_solve_mass(-x, row)[0], target)
+class _Point(NamedTuple):
+    """Everything at one (log a, gain); the state of the search."""
+
+    log_a: Array
+    gain: Array  # log(q_top/p_top)
+    rho: Array  # log(q/q_top)
+    low: Array  # bracket of log a
+    high: Array
+    last_step: Array  # of log a
+    done: Array
 
 
-def _solve_mass(log_a: Array, row: _Row) -> tuple[Array, Array, Array]:
-    """For a strength a: log(q/q_top), gain = log(q_top/p_top) such that Σq = 1, and whether it was found."""
-    low = -jnp.log(jnp.asarray(row.p.shape[-1], row.p.dtype)) - row.log_top - 1e-6
-    bracket = jax.lax.stop_gradient((low, jnp.zeros_like(low)))
-    gain, converged = increasing_root(_mass_residual, *bracket, (log_a, row), 1e-30)
-    return _log_ratio(gain, log_a, row), gain, converged
-
-
-def _mass_residual(gain: Array, log_a: Array, row: _Row) -> Array:
-    """``Σ (q − p)/a``; with q − p = −(c + a log q) it is ``K (q_top − p_top)/a − Σ log(q/q_top)``."""
-    lost = row.p.shape[-1] * jnp.expm1(gain) * jnp.exp(row.log_top - log_a)
-    return lost - jnp.sum(_log_ratio(gain, log_a, row), axis=-1, keepdims=True)
-
-
-def _log_ratio(gain: Array, log_a: Array, row: _Row) -> Array:
-    """ρ = log(q/q_top), the root of ``q_top (e^ρ − 1) + aρ = p − p_top``."""
-    log_s = gain + row.log_top
-    log_sa = log_s - log_a
-    # With η = ρ + log(q_top/a): e^η + η = (p + q_top − p_top)/a + log(q_top/a).
-    lowered = row.p + jnp.exp(row.log_top) * jnp.expm1(gain)
-    rho = log_wright_omega(lowered * jnp.exp(-log_a) + log_sa) - log_sa
-    # Near 0 that difference keeps an absolute accuracy only; one Newton step makes it relative.
-    near = rho > -0.5
-    start = jnp.minimum(jnp.where(near, rho, 0), 0)
-    s, a = jnp.exp(log_s), jnp.exp(log_a)
-    polished = start - (s * jnp.expm1(start) + a * start + row.gap) / (s * jnp.exp(start) + a)
-    return jnp.where(near, polished, rho)
+def _make_row(centred: Array, temperature: Array) -> tuple[_Row, Array, Array, Array]:
+    """The row, a first guess of log a and of the gain, and an upper bound of log a."""
+    num_classes = centred.shape[-1]
+    off = jnp.isneginf(centred)
+    c = jnp.where(off, 0, centred)
+    ratio = jnp.where(off, 0, jnp.exp(c))
+    lifted = jnp.where(off, -1, expm1(c, ratio))
+    mean = row_sum(lifted) / num_classes
+    excess = (lifted - mean) / (1 + mean)  # K p − 1
+    log_top = -log_normalizer(centred)
+    top = jnp.exp(log_top)
+    log_k = math.log(num_classes)
+    density = entropy_density(jnp.log1p(jnp.where(excess > -1, excess, 0)), 1 + excess)
+    deficit = row_sum(jnp.where(excess > -1, density, 1)) / num_classes
+    small_step = temperature < 2
+    lost = (temperature - 1) / temperature
+    target = deficit * jnp.where(small_step, lost, 1 / temperature)
+    least_gain = -jnp.log1p(jnp.max(excess, axis=-1, keepdims=True))
+    row = _Row(ratio * top, c, off, -top * lifted, log_top, least_gain, small_step, target)
+    # First guess: q as a mixture κp + (1 − κ)u whose deficit is about right, and a from a·K·Var(log q), which
+    # is the entropy gain of a small step, or from regressing p − q on log q, otherwise.
+    square = row_sum(excess**2) / num_classes
+    mixed = jnp.where(
+        small_step,
+        0.3 * lost * deficit / log_k,
+        1 - jnp.minimum(1, jnp.sqrt(2 * deficit / (temperature * square))),
+    )
+    # log K q, whose floor 1 − κ rounding could miss.
+    log_q = jnp.log1p(jnp.maximum((1 - mixed) * excess, -1))
+    log_q = jnp.maximum(log_q, jnp.where(mixed > 0, jnp.log(mixed), log_q))
+    spread = log_q - row_sum(log_q) / num_classes
+    force = jnp.where(small_step, target, mixed / num_classes * row_sum(excess * spread))
+    log_a = jnp.log(force / row_sum(spread**2))
+    below_top = row_sum(log_q - jnp.max(log_q, axis=-1, keepdims=True)) / num_classes
+    drop = jnp.where(small_step, jnp.exp(log_a) * below_top, mixed * (1 / num_classes - top))
+    gain = jnp.log1p(jnp.maximum(drop / top, -0.9))
+    # a·D(q_a) ≤ ½‖p − u‖².
+    high = jnp.log(0.5 * square / num_classes * temperature / deficit) + 0.1
+    return row, log_a, gain, high
 
 
 @jax.custom_jvp
-def log_wright_omega(x: Array) -> Array:
-    """``η = log ω(x)``, the root of ``η + e^η = x``: Halley's method from a start within 0.3 everywhere.
+def _solve(centred: Array, temperature: Array) -> tuple[Array, Array, Array]:
+    """log q, the strength a, and whether they were found."""
+    uniform = jnp.min(centred, axis=-1, keepdims=True) == 0
+    skip = uniform | (temperature == 1)
+    # Rows that need no search are replaced by one that has an easy one.
+    ramp = -jnp.arange(centred.shape[-1], dtype=centred.dtype).reshape((1,) * (centred.ndim - 1) + (-1,))
+    row, log_a, gain, high = _make_row(jnp.where(skip, ramp, centred), jnp.where(skip, 2, temperature))
+    low = jnp.minimum(jnp.log(row.target) - 40, high - 1)
+    no_step = jnp.full_like(low, jnp.inf)
+    point = _Point(log_a, gain, jnp.zeros_like(centred), low, high, no_step, jnp.zeros_like(skip))
 
-    >>> round(float(log_wright_omega(jnp.array(1.0))), 6)
+    def unfinished(state: tuple[_Point, Array, Array]) -> Array:
+        _, solved, steps = state
+        return (steps < MAX_STEPS) & ~solved.all()
+
+    def advance(state: tuple[_Point, Array, Array]) -> tuple[_Point, Array, Array]:
+        # A row that was done before this step has just been evaluated where it ended.
+        point, _, steps = state
+        return _newton_step(row, point), point.done, steps + 1
+
+    point, solved, _ = jax.lax.while_loop(unfinished, advance, (point, jnp.zeros_like(skip), jnp.asarray(0)))
+    log_q = point.rho - log_normalizer(point.rho)
+    identity = centred - log_normalizer(centred)
+    # Next to the uniform distribution q − u = (p − u)/√T = (p − u)/(1 + aK).
+    a_uniform = (jnp.sqrt(temperature) - 1) / centred.shape[-1]
+    a = jnp.where(uniform, a_uniform, jnp.where(skip, 0, jnp.exp(point.log_a)))
+    return jnp.where(skip, identity, log_q), a, skip | solved
+
+
+def _newton_step(row: _Row, point: _Point) -> _Point:
+    """One step along Σq = 1 towards the entropy, where the row sums to 1; otherwise one back to Σq = 1."""
+    num_classes = row.p.shape[-1]
+    eps = float(jnp.finfo(row.p.dtype).eps)
+    x, gain = point.log_a, point.gain
+    a = jnp.exp(x)
+    log_s = gain + row.log_top
+    s = jnp.exp(log_s)  # q_top
+    drop = jnp.exp(row.log_top) * jnp.expm1(gain)  # q_top − p_top
+    rho, w, lifted = _log_ratio(row, x, log_s, drop)
+    q = s * w
+    total, sum_rho = row_sum(w), row_sum(rho)
+    # Entropy gain a·K·Var(log q) + KL(p‖q): no cancellation as T → 1. Deficit: none as T → ∞.
+    by_deficit = rho - jnp.log1p(row_sum(lifted) / num_classes)
+    log_ratio = jnp.where(row.small_step, row.centred - rho - gain, by_deficit)
+    ratio = jnp.where(row.small_step, row.p / q, num_classes * w / total)
+    density = jnp.where(row.small_step & row.off, 1, entropy_density(log_ratio, ratio))
+    moved = row_sum(jnp.where(row.small_step, q * density + a * rho**2, density / num_classes))
+    excess = num_classes * drop - a * sum_rho  # Σ(q − p)
+    mean_rho = row_sum(w * rho) / total
+    moved = moved - jnp.where(row.small_step, a * sum_rho**2 / num_classes, 0)
+    # The gain is written for Σq = 1: mended to first order in the excess.
+    mended = moved + jnp.where(row.small_step, excess * (mean_rho - sum_rho / num_classes), 0)
+    moved = jnp.maximum(mended, 0.1 * moved)
+    sign = jnp.where(row.small_step, 1, -1)
+    # d log q = ((q_top + a) d gain − aρ d log a)/(q + a); the entropy changes by −Σ q (ρ − mean) d log q.
+    weight = q / (q + a)
+    weights, first, second = row_sum(weight), row_sum(weight * rho), row_sum(weight * rho**2)
+    to_mass = -excess / ((s + a) * weights)
+    by_mass = (mean_rho * weights - first) * (s + a) / moved * to_mass
+    value = sign * jnp.log(moved / row.target) + by_mass  # increasing in a
+    along = a / (s + a) * first / weights
+    slope = a * (second - first**2 / weights) / moved
+    # The value says something only where the row nearly sums to 1.
+    level = (jnp.abs(by_mass) < 0.3) & (jnp.abs(to_mass) < 0.3 * jnp.abs(gain))
+    sure = level & (jnp.abs(by_mass) < jnp.maximum(0.2 * jnp.abs(value), 100 * eps))
+    low = jnp.where(sure & (value < 0), x, point.low)
+    high = jnp.where(sure & (value > 0), x, point.high)
+    newton = jnp.where(slope > 0, jnp.clip(-value / slope, -3, 3), -jnp.sign(value))
+    # One step before rounding, by quadratic convergence; sums of K terms are rounded by K ulp.
+    fine = eps**0.5 + 30 * num_classes * eps
+    last = level & (jnp.abs(newton) < fine)
+    # Any other step is halved where it does not contract, and stays inside the bracket.
+    stuck = (jnp.abs(newton) > 0.7 * point.last_step) & (jnp.abs(newton) < 0.01)
+    step = jnp.where(stuck, 0.5 * newton, newton)
+    step = jnp.where(x + newton >= high, 0.5 * (high - x), step)
+    step = jnp.where(x + newton <= low, 0.5 * (low - x), step)
+    step = jnp.where(level, jnp.where(last, newton, step), 0)
+    last_step = jnp.where(level, jnp.abs(step), point.last_step)
+    gain_step = to_mass + along * step
+    # 1/K ≤ q_top ≤ p_top; the gain can span many orders of magnitude towards 0.
+    next_gain = gain + gain_step
+    next_gain = jnp.where(next_gain >= 0, gain / 8, next_gain)
+    next_gain = jnp.where(next_gain <= row.least_gain, 0.5 * (gain + row.least_gain), next_gain)
+    settled = last & (jnp.abs(gain_step) < 4 * fine * jnp.abs(gain))
+    settled |= high - low <= 4 * eps * jnp.maximum(1, jnp.abs(x))
+    return _Point(
+        jnp.where(point.done, x, x + step),
+        jnp.where(point.done, gain, next_gain),
+        rho,
+        low,
+        high,
+        last_step,
+        point.done | settled,
+    )
+
+
+def _log_ratio(row: _Row, log_a: Array, log_s: Array, drop: Array) -> tuple[Array, Array, Array]:
+    """ρ = log(q/q_top), e^ρ and e^ρ − 1, from ``q − p − (q_top − p_top) + aρ = 0``, ``q = q_top e^ρ``."""
+    # With η = ρ + log(q_top/a): e^η + η = (p + q_top − p_top)/a + log(q_top/a).
+    a, s, log_sa = jnp.exp(log_a), jnp.exp(log_s), log_s - log_a
+    rho = jnp.minimum(_log_wright_omega((row.p + drop) / a + log_sa) - log_sa, 0)
+    # One Newton step makes an absolute accuracy relative: of 1 − e^ρ near the top, else of e^ρ − p/q_top.
+    w = jnp.exp(rho)
+    lifted = expm1(rho, w)
+    near = ~row.off & (row.centred > -0.7)
+    residual = jnp.where(near, s * lifted + row.gap, (s * w - row.p) - drop) + a * rho
+    step = jnp.minimum(-residual / (s * w + a), -rho)
+    growth = step * (1 + 0.5 * step)  # expm1, as the step is below 1e-7
+    return rho + step, w + w * growth, lifted + w * growth
+
+
+def _log_wright_omega(x: Array) -> Array:
+    """``η = log ω(x)``, the root of ``η + e^η = x``, to 1e-8: Halley's method from a start within 0.3.
+
+    >>> round(float(_log_wright_omega(jnp.array(1.0))), 6)
     0.0
     """
     large = x > 1
     big, small = jnp.where(large, x, 1), jnp.where(large, 0, x)
     eta = jnp.where(large, jnp.log(big) * big / (1 + big), small - jax.nn.sigmoid(small))
-    for _ in range(3):
+    for _ in range(2):
         omega = jnp.exp(eta)
         gap, slope = eta + omega - x, 1 + omega
         eta = eta - 2 * gap * slope / (2 * slope * slope - gap * omega)
     return eta
 
 
-@log_wright_omega.defjvp
-def _log_wright_omega_jvp(primals: tuple, tangents: tuple) -> tuple:
-    eta = log_wright_omega(primals[0])
-    return eta, tangents[0] * jax.nn.sigmoid(-eta)
-
-
-def _identity(centred: Array, temperature: Array) -> Array:
-    """log p for T = 1 and for uniform rows, with the derivative in T at T = 1 on the support.
-
-    There ``q ≈ p − a(log p − mean log p)``, and D falls by ``a·Σ (log p − mean)²``, so
-    ``da/dT = D(p)/Σ (log p − mean)²``.
-    """
+@_solve.defjvp
+def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
+    """From ``q + a log q = p − c``: ``(q + a) d log q = dp − dc − log q da``, given Σq and the entropy."""
+    (centred, temperature), (moved, warmed) = primals, tangents
+    log_q, a, converged = _solve(centred, temperature)
     off = jnp.isneginf(centred)
-    log_p = jnp.where(off, 0, centred) - log_normalizer(centred)
-    count = jnp.sum(jnp.where(off, 0, 1), axis=-1, keepdims=True).astype(log_p.dtype)
-    deviation = jnp.where(off, 0, log_p - jnp.sum(jnp.where(off, 0, log_p), axis=-1, keepdims=True) / count)
-    square = jnp.sum(deviation**2, axis=-1, keepdims=True)
-    rate = jnp.where(square > 0, deficit(centred) / jnp.where(square > 0, square, 1), 0)
-    slope = jax.lax.stop_gradient(-rate * deviation * jnp.exp(-jnp.maximum(log_p, -80)))
-    moved = (temperature - jax.lax.stop_gradient(temperature)) * slope
-    return jnp.where(off, -jnp.inf, log_p + moved)
+    p = jax.nn.softmax(centred, axis=-1)
+    c, dc = jnp.where(off, 0, centred), jnp.where(off, 0, moved)
+    dp = p * (dc - row_sum(p * dc))
+    # d of D(p)/T: −(entropy that q must have).
+    deficit = row_sum(p * (c - log_normalizer(centred))) + math.log(c.shape[-1])
+    lowered = (row_sum(dp * c) - deficit / temperature * warmed) / temperature
+    on = ~jnp.isneginf(log_q)
+    rho = jnp.where(on, log_q, 0)
+    q = jnp.where(on, jnp.exp(rho), 0)
+    stiff = jnp.where(on, q + a, 1)
+    weight = q / stiff
+    weight = weight / row_sum(weight)
+    dp = dp - row_sum(weight * dp)
+    rho = rho - row_sum(weight * rho)
+    scale = row_sum(q / stiff)
+    square = scale * row_sum(weight * rho**2)
+    flat = square == 0
+    da = jnp.where(flat, 0, (scale * row_sum(weight * rho * dp) - lowered) / jnp.where(flat, 1, square))
+    d_log_q = jnp.where(on, (dp - rho * da) / stiff, 0)
+    return (log_q, a, converged), (d_log_q, da, no_tangent(converged))
