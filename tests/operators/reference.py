@@ -53,7 +53,8 @@ def tsallis(alpha):
         rows = [i for i, x in enumerate(guess) if x > 0 and powers[i] is not None]
         i = min(rows, key=lambda j: guess[j]) if t > 1 and r > 0 else max(rows, key=lambda j: guess[j])
         d = t * mp.power(mp.mpf(float(guess[i])), r) - powers[i]
-        for _ in range(60):
+        low, high = (-max(powers), t + 1) if r > 0 else (None, None)
+        for _ in range(200):
             q, slope = [], mp.mpf(0)
             for x in powers:
                 y = (x + d) / t if x is not None else mp.mpf(0)
@@ -63,7 +64,13 @@ def tsallis(alpha):
             excess = mp.fsum(q) - 1
             if abs(excess) < mp.mpf(10) ** -35:
                 return q
-            d -= excess / slope
+            if r < 0:
+                d -= excess / slope
+                continue
+            # For r > 0 the sum increases in d; keep Newton inside its bracket, across truncation kinks.
+            low, high = (low, d) if excess > 0 else (d, high)
+            step = excess / slope if slope else mp.inf
+            d = d - step if low < d - step < high else (low + high) / 2
         raise AssertionError("the reference did not converge")
 
     return soften
