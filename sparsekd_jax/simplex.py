@@ -418,8 +418,8 @@ def project(x: Float[Array, "*batch K"]) -> Distribution:
 
     Reference: Held, Wolfe & Crowder (1974); Duchi et al. (2008).
 
-    >>> project(jnp.array([[0.9, 0.5, -0.2], [2.0, 0.0, 0.0]]))
-    Array([[0.7, 0.3, 0. ], [1. , 0. , 0. ]], dtype=float32)
+    >>> project(jnp.array([[0.75, 0.5, -0.25], [2.0, 0.0, 0.0]]))
+    Array([[0.625, 0.375, 0.   ], [1.   , 0.   , 0.   ]], dtype=float32)
     """
     # Shifting by the maximum changes nothing in exact arithmetic and keeps large inputs accurate.
     shifted = x - jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))

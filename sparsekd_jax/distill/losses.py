@@ -38,8 +38,9 @@ def soften_log_probs(
         ``[..., K]`` in nats.
 
     >>> from sparsekd_jax import operators
-    >>> soften_log_probs(operators.get("power"), jnp.log(jnp.array([0.64, 0.36])), 2.0).round(4)
-    Array([-0.5596, -0.8473], dtype=float32)
+    >>> log_q = soften_log_probs(operators.get("power"), jnp.log(jnp.array([0.64, 0.36])), 2.0)
+    >>> [round(x, 4) for x in log_q.tolist()]
+    [-0.5596, -0.8473]
     """
     if isinstance(operator, SofteningOperator):
         return operator.log(log_probs, temperature)

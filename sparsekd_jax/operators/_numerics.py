@@ -8,6 +8,8 @@ from jaxtyping import Array
 _SMALL = 0.5
 """|x| below which the Taylor series are used; 1e-17 relative with the terms below."""
 
+_EXPM1_RATIO = [1 / math.factorial(k + 1) for k in range(14, -1, -1)]
+_LOG1P_RATIO = [(-1) ** k / (k + 1) for k in range(18, -1, -1)]
 _EXPM1 = [1 / math.factorial(k) for k in range(15, 0, -1)]
 _DENSITY = [1 / (k * math.factorial(k - 2)) for k in range(17, 1, -1)]
 
@@ -24,6 +26,20 @@ def expm1(x: Array, exp_x: Array) -> Array:
     small = jnp.abs(x) < _SMALL
     near = jnp.where(small, x, 0)
     return jnp.where(small, near * _polynomial(_EXPM1, near), exp_x - 1)
+
+
+def expm1_ratio(x: Array) -> Array:
+    """``(e^x − 1)/x``, smooth through 1 at x = 0, with accurate derivatives."""
+    small = jnp.abs(x) < _SMALL
+    far = jnp.where(small, 1, x)
+    return jnp.where(small, _polynomial(_EXPM1_RATIO, jnp.where(small, x, 0)), jnp.expm1(far) / far)
+
+
+def log1p_ratio(x: Array) -> Array:
+    """``log(1 + x)/x`` for x > −1, smooth through 1 at x = 0, with accurate derivatives."""
+    small = jnp.abs(x) < 0.12
+    far = jnp.where(small, 1, x)
+    return jnp.where(small, _polynomial(_LOG1P_RATIO, jnp.where(small, x, 0)), jnp.log1p(far) / far)
 
 
 def entropy_density(log_x: Array, x: Array) -> Array:

@@ -7,7 +7,7 @@ root that was not found visible.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -137,11 +137,21 @@ class SofteningOperator:
 
     Gradients are defined everywhere and never NaN; at an exact zero of p they are those of the face.
 
-    A subclass gives ``name``, ``claims`` and ``_log_kernel``; it may replace ``_kernel`` (from centred logs)
-    or ``_from_probabilities`` where a direct form is better.
+    A subclass is a frozen dataclass, and a pytree by being a subclass: its fields are differentiable leaves,
+    but for those with ``dataclasses.field(metadata={"static": True})``. It gives ``name``, ``claims`` and
+    ``_log_kernel``; it may replace ``_kernel`` (from centred logs) or ``_from_probabilities`` where a direct
+    form is better.
     """
 
     family: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Not jax.tree_util.register_dataclass: in jax 0.10.2 the treedefs of two such classes with equal
+        # static fields compare equal, and a jit cache then, now and then, runs one operator for another.
+        super().__init_subclass__(**kwargs)
+        jax.tree_util.register_pytree_with_keys(
+            cls, _flatten_with_keys, lambda static, leaves: _unflatten(cls, static, leaves)
+        )
 
     @property
     def name(self) -> str:
@@ -206,6 +216,25 @@ class SofteningOperator:
     def replace(self, **changes: Any) -> Self:
         """A copy with other hyper-parameters (they are pytree leaves)."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+
+def _field_names(op: type | SofteningOperator, static: bool) -> list[str]:
+    fields = dataclasses.fields(op) if dataclasses.is_dataclass(op) else ()
+    return [field.name for field in fields if bool(field.metadata.get("static")) is static]
+
+
+def _flatten_with_keys(op: SofteningOperator) -> tuple[tuple, tuple]:
+    leaves = tuple((jax.tree_util.GetAttrKey(name), getattr(op, name)) for name in _field_names(op, False))
+    return leaves, tuple(getattr(op, name) for name in _field_names(op, True))
+
+
+def _unflatten(cls: type[SofteningOperator], static: tuple, leaves: Iterable[Any]) -> SofteningOperator:
+    op = object.__new__(cls)  # no __init__: leaves may be tracers, or no arrays at all
+    for name, value in zip(_field_names(cls, False), leaves, strict=True):
+        object.__setattr__(op, name, value)
+    for name, value in zip(_field_names(cls, True), static, strict=True):
+        object.__setattr__(op, name, value)
+    return op
 
 
 def centred_log(p: Array) -> Array:

@@ -19,7 +19,6 @@ from sparsekd_jax.operators.base import (
 )
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class EntropyProjection(SofteningOperator):
     """Entropy projection ``argmin_q KL(q‖p)  s.t.  H(q) = H(p) + (1 − 1/T)(log K − H(p))``.

@@ -19,7 +19,6 @@ from sparsekd_jax.operators.base import (
 )
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class EuclideanEntropyProjection(SofteningOperator):
     """Euclidean projection ``argmin_q ½‖q − p‖²  s.t.  H(q) = H(p) + (1 − 1/T)(log K − H(p))``.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from sparsekd_jax import simplex
+from sparsekd_jax.operators._numerics import expm1_ratio, log1p_ratio, row_sum
 from sparsekd_jax.operators._roots import increasing_root
 from sparsekd_jax.operators.base import (
     Claims,
@@ -18,11 +19,10 @@ from sparsekd_jax.operators.base import (
     log_normalizer,
 )
 
-NEAR_SHANNON = 0.01
+NEAR_SHANNON = {"float64": 0.01, "float32": 0.06}
 """|α − 1| below which the expm1 form is used; both forms keep the contract on either side of it."""
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class TsallisSoftening(SofteningOperator):
     """Tsallis-α softening ``q_i^(α−1) = max((p_i^(α−1) + d)/T, 0)``, d such that q sums to 1.
@@ -39,8 +39,8 @@ class TsallisSoftening(SofteningOperator):
 
     Reference: theory.md section 2; Peters, Niculae & Martins (2019) for α-entmax.
 
-    >>> TsallisSoftening(1.5)(jnp.array([0.7, 0.2, 0.1]), 2.0).round(3)
-    Array([0.516, 0.274, 0.21 ], dtype=float32)
+    >>> [round(x, 3) for x in TsallisSoftening(1.5)(jnp.array([0.7, 0.2, 0.1]), 2.0).tolist()]
+    [0.516, 0.274, 0.21]
     """
 
     alpha: ArrayLike
@@ -78,7 +78,7 @@ class TsallisSoftening(SofteningOperator):
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
         r = jnp.asarray(self.alpha, centred.dtype) - 1
         log_ref = -log_normalizer(centred)
-        shannon = jnp.abs(r) < NEAR_SHANNON
+        shannon = jnp.abs(r) < NEAR_SHANNON[r.dtype.name]
         # T = 1 is the identity, exactly, with its derivative in closed form; the roots need T ≠ 1.
         at_one = temperature == 1
         args = (centred, jnp.where(at_one, 2, temperature), log_ref)
@@ -100,20 +100,23 @@ def _identity(centred: Array, temperature: Array, log_ref: Array, r: Array) -> A
     """log p, with the derivative in T at T = 1 on the support, ``(d' p_i^(−r) − 1)/r``, d' = 1/Σ p^(1−r)."""
     off = jnp.isneginf(centred)
     log_p = jnp.where(off, 0, centred) + log_ref
-    shannon = jnp.abs(r) < NEAR_SHANNON
+    p = jnp.where(off, 0, jnp.exp(log_p))
+    # Far from α = 1 in logs, as p^(−r) may overflow; near it with a_i = (p_i^(−r) − 1)/r, which has a limit.
     log_slope = jax.nn.logsumexp(jnp.where(off, -jnp.inf, (1 - r) * log_p), axis=-1, keepdims=True)
     limit = math.log(jnp.finfo(log_p.dtype).max) - 1
-    general = jnp.expm1(jnp.minimum(-r * log_p - log_slope, limit)) / jnp.where(shannon, 1, r)
-    # At α = 1: d log q/dT = −H(p) − log p.
-    p = jnp.where(off, 0, jnp.exp(log_p))
-    power = jnp.sum(p * log_p, axis=-1, keepdims=True) - log_p
-    slope = jax.lax.stop_gradient(jnp.where(shannon, power, general))
+    far = jnp.expm1(jnp.minimum(-r * log_p - log_slope, limit)) / jnp.where(r == 0, 1, r)
+    a = -log_p * expm1_ratio(-jnp.where(jnp.abs(r) < 0.1, r, 0) * log_p)
+    mean = row_sum(p * a)
+    slope = jax.lax.stop_gradient(jnp.where(jnp.abs(r) < 0.1, (a - mean) / (1 + r * mean), far))
     moved = (temperature - jax.lax.stop_gradient(temperature)) * slope
     return jnp.where(off, -jnp.inf, log_p + moved)
 
 
 def _excess_mass(log_ratio: Array, log_q_at_zeros: Array, centred: Array, log_ref: Array) -> Array:
-    """``Σ (q − p)`` from log(q/p), term by term, so that it is accurate relative to itself as q → p."""
+    """``Σ (q − p)`` from log(q/p), term by term, so that it is accurate relative to itself as q → p.
+
+    A sum below its own rounding is zero, with its derivatives kept: this is where a root finder should stop.
+    """
     off = jnp.isneginf(centred)
     log_p = jnp.where(off, 0, centred) + log_ref
     alive = log_ratio > -jnp.inf
@@ -122,7 +125,10 @@ def _excess_mass(log_ratio: Array, log_q_at_zeros: Array, centred: Array, log_re
     grown = jnp.where(alive & ~close, jnp.exp(jnp.where(alive & ~close, log_p + log_ratio, 0)), 0) - p
     kept = jnp.where(close, p * jnp.expm1(jnp.where(close, log_ratio, 0)), grown)
     filled = jnp.where(off & (log_q_at_zeros > -jnp.inf), jnp.exp(jnp.minimum(log_q_at_zeros, 1)), 0)
-    return jnp.sum(jnp.where(off, filled, kept), axis=-1, keepdims=True)
+    moved = jnp.where(off, filled, kept)
+    excess = row_sum(moved)
+    rounding = 2 * jnp.finfo(p.dtype).eps * row_sum(jnp.abs(moved))
+    return excess - jax.lax.stop_gradient(jnp.where(jnp.abs(excess) <= rounding, excess, 0))
 
 
 def _log_q(log_ratio: Array, log_q_at_zeros: Array, centred: Array, log_ref: Array) -> Array:
@@ -134,18 +140,26 @@ def _log_q(log_ratio: Array, log_q_at_zeros: Array, centred: Array, log_ref: Arr
 
 
 def _shifted_powers(centred: Array, temperature: Array, log_ref: Array, r: Array) -> tuple[Array, Array]:
-    """The unknown is log E for T > 1 and logit(−E) for T < 1: relative accuracy of E, and of 1 + E."""
+    """The unknown is log E for T > 1 and logit(−E) for T < 1: relative accuracy of E, and of 1 + E.
+
+    Next to a truncation threshold with α > 2, q moves much for one ulp of that unknown. So it is refined: E
+    (below T = 1, 1 + E) times 1 + δ, where δ → 0 has all the resolution there is. Derivatives come from δ.
+    """
     warm = temperature > 1
-    # The root finder wants a residual that increases; E raises q for r > 0 and lowers it for r < 0.
-    sign = jnp.where(warm, 1, -1) * jnp.sign(r)
-    args = (centred, temperature, log_ref, r, sign)
-    low, high = jax.lax.stop_gradient(_bracket(temperature, log_ref, r, centred.shape[-1]))
+    # The root finder wants residuals that increase; E raises q for r > 0 and lowers it for r < 0.
+    up = jnp.sign(r)
+    sign = jnp.where(warm, up, -up)
+    row = jax.lax.stop_gradient((centred, temperature, log_ref, r))
+    low, high = _bracket(temperature, log_ref, r, centred.shape[-1])
     low, high = jnp.where(sign < 0, -high, low), jnp.where(sign < 0, -low, high)
-    x, converged = increasing_root(_shifted_powers_residual, low, high, args)
-    parts = _shifted_powers_ratio(x, *args)
-    # Next to a truncation threshold q moves faster than any root resolves: share the last bit of mass out.
-    excess = _excess_mass(*parts, centred, log_ref)
-    return _log_q(*parts, centred, log_ref) - jnp.log1p(excess), converged
+    x, found = increasing_root(_coarse_residual, *jax.lax.stop_gradient((low, high)), (sign, *row))
+    coarse = jax.lax.stop_gradient(sign * x)
+    eps = float(jnp.finfo(x.dtype).eps)
+    reach = jnp.full_like(x, eps**0.4)
+    args = (up, coarse, centred, temperature, log_ref, r)
+    delta, refined = increasing_root(_refined_residual, -reach, reach, args, unit=eps)
+    ratio = _shifted_powers_ratio(up * delta, *args[1:])
+    return _log_q(*ratio, centred, log_ref), found & refined
 
 
 def _bracket(temperature: Array, log_ref: Array, r: Array, num_classes: int) -> tuple[Array, Array]:
@@ -175,35 +189,44 @@ def _bracket(temperature: Array, log_ref: Array, r: Array, num_classes: int) -> 
 
 
 def _shifted_powers_ratio(
-    x: Array, centred: Array, temperature: Array, log_ref: Array, r: Array, sign: Array
+    delta: ArrayLike, unknown: Array, centred: Array, temperature: Array, log_ref: Array, r: Array
 ) -> tuple[Array, Array]:
     """log(q/p) where p > 0, and log q where p = 0."""
     warm = temperature > 1
     off = jnp.isneginf(centred)
     rc = r * jnp.where(off, 0, centred)
-    unknown = sign * x
     log_size = jnp.where(warm, unknown, jax.nn.log_sigmoid(unknown))  # log |E|
     shift = jnp.where(warm, jnp.exp(log_size), -jax.nn.sigmoid(unknown))  # E
     log_rest = jax.nn.log_sigmoid(-jnp.where(warm, 0, unknown))  # log(1 + E) for T < 1
     # log(1 + E e^(−rc)), in the form that does not cancel:
     limit = math.log(jnp.finfo(rc.dtype).max) - 60
     swamped = -rc > limit  # e^(−rc) overflows: E e^(−rc) dominates for E > 0, truncates for E < 0
-    plain = shift * jnp.exp(jnp.where(swamped, 0, -rc))
+    weight = jnp.exp(jnp.where(swamped, 0, -rc))
     # … next to the reference with E near −1, log(1 + E) + log(1 + (e^{rc} − 1)/(1 + E)) − rc
     by_rest = ~warm & (shift < -0.5) & (rc < 1)
-    inner = jnp.where(by_rest, jnp.exp(-log_rest) * jnp.expm1(jnp.where(by_rest, rc, 0)), plain)
-    alive = (inner > -1) & ~(swamped & ~warm)
-    grown = jnp.log1p(jnp.where(alive, inner, 0)) + jnp.where(by_rest, log_rest - rc, 0)
+    inner = jnp.where(by_rest, jnp.exp(-log_rest) * jnp.expm1(jnp.where(by_rest, rc, 0)), shift * weight)
+    # What δ adds to it: E δ e^(−rc) for T > 1, and (1 + E) δ e^(−rc) below.
+    fine = delta * jnp.where(by_rest, 1, jnp.where(warm, shift, jnp.exp(log_rest)) * weight)
+    rest = (1 + inner) + fine  # near a threshold the first sum is exact, so δ keeps its digits
+    alive = (rest > 0) & ~(swamped & ~warm)
+    small = rest < 0.9
+    grown = jnp.where(
+        small, jnp.log(jnp.where(alive & small, rest, 1)), jnp.log1p(jnp.where(small, 0, inner + fine))
+    )
+    grown += jnp.where(by_rest, log_rest - rc, 0)
+    log_size += jnp.log1p(delta)
     grown = jnp.where(swamped, log_size - rc, grown)
     log_ratio = jnp.where(alive, (grown - jnp.log(temperature)) / r, -jnp.inf)
     at_zeros = jnp.where(warm & (r > 0), log_ref + (log_size - jnp.log(temperature)) / r, -jnp.inf)
     return log_ratio, jnp.broadcast_to(at_zeros, centred.shape)
 
 
-def _shifted_powers_residual(
-    x: Array, centred: Array, temperature: Array, log_ref: Array, *rest: Array
-) -> Array:
-    return _excess_mass(*_shifted_powers_ratio(x, centred, temperature, log_ref, *rest), centred, log_ref)
+def _coarse_residual(x: Array, sign: Array, *row: Array) -> Array:
+    return _excess_mass(*_shifted_powers_ratio(0, sign * x, *row), row[0], row[2])
+
+
+def _refined_residual(delta: Array, up: Array, coarse: Array, *row: Array) -> Array:
+    return _excess_mass(*_shifted_powers_ratio(up * delta, coarse, *row), row[0], row[2])
 
 
 # -- α next to 1, and 1 itself ---------------------------------------------------------------------------
@@ -230,12 +253,11 @@ def _expm1_ratio(
     y = jnp.log(temperature) + r * v
     omega = -jnp.expm1(-y)
     direct = omega >= 0.5
-    inner = jnp.where(direct, jnp.exp(-y) * jnp.expm1(r * c), omega * jnp.expm1(-r * c))
-    shannon = r == 0
-    alive = inner > -1
-    curved = jnp.log1p(jnp.where(alive, inner, 0)) / jnp.where(shannon, 1, r)
-    straight = jnp.where(direct, c / temperature, -omega * c)
-    g = jnp.where(alive, jnp.where(shannon, straight, curved), -jnp.inf)
+    # Both divided by r through functions that are smooth at 0: r = 0 is no special case, nor is ∂/∂r there.
+    m = jnp.where(direct, jnp.exp(-y) * c * expm1_ratio(r * c), -omega * c * expm1_ratio(-r * c))
+    alive = r * m > -1
+    m = jnp.where(alive, m, 0)
+    g = jnp.where(alive, m * log1p_ratio(r * m), -jnp.inf)
     log_ratio = v + jnp.where(direct, -c, 0) + g
     # A zero of p: e^{rc} = 0 for r > 0, so q^r = ω q_ref^r where ω > 0, and 0 otherwise.
     lifted = (r > 0) & (omega > 0)

@@ -25,7 +25,6 @@ AXIOMS = "closure equivariance A1 A2 A3 A4 A5h"
 WARM = TemperatureRange(1.0)
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Twin(SofteningOperator):
     """An operator from a kernel ``(p, T, parameter) -> q``, claiming what it is told to."""
@@ -127,7 +126,6 @@ def twin(kernel: Any, parameter: float, **options: Any) -> Twin:
     return Twin(parameter, kernel, **options)
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Overclaiming(SofteningOperator):
     """A real operator that also claims a law it does not have."""

@@ -48,6 +48,21 @@ def test_contract(label, x64):
     np.testing.assert_array_equal(jax.tree.unflatten(tree, leaves)(p, t), q)
 
 
+def test_operators_are_told_apart_by_their_treedefs():
+    """A jit cache compares treedefs: equal ones would run one operator for another."""
+    rows = list(ALL.values())
+    for i, row in enumerate(rows):
+        for other in rows[:i]:
+            if type(row.operator) is not type(other.operator):
+                assert jax.tree.structure(row.operator) != jax.tree.structure(other.operator)
+    # A subclass is a pytree without saying so, and another one than its parent.
+    child = type("Child", (PowerTransform,), {})()
+    assert jax.tree.structure(child) != jax.tree.structure(PowerTransform())
+    assert jax.tree.leaves(TsallisSoftening(1.5)) == [1.5]
+    ((path, _),) = jax.tree_util.tree_leaves_with_path(TsallisSoftening(1.5))
+    assert jax.tree_util.keystr(path) == ".alpha"
+
+
 @pytest.mark.parametrize("label", ALL)
 def test_a_second_temperature_compiles_nothing(label):
     row = ALL[label]
@@ -68,6 +83,15 @@ def test_a_family_is_vmapped_and_differentiated(x64):
     step = 1e-6
     up, down = (TsallisSoftening(1.5 + s)(P, 2.0)[:, 0].sum() for s in (step, -step))
     assert float(slope) == pytest.approx(float((up - down) / (2 * step)), rel=1e-6)
+    for alpha in (1.0, 1 + 1e-9, 1.004, 0.97, 2.5):  # across both forms, and where α − 1 vanishes
+        for t in (0.4, 1.0, 1.7):
+            slope = jax.jacfwd(lambda alpha, t=t: TsallisSoftening(alpha)(P[0], t))(alpha)
+            h = 1e-4
+            near, far = (
+                np.asarray(TsallisSoftening(alpha + s)(P[0], t) - TsallisSoftening(alpha - s)(P[0], t))
+                for s in (h, 2 * h)
+            )
+            np.testing.assert_allclose(slope, (8 * near - far) / (12 * h), rtol=1e-8, atol=1e-9)
     slope = jax.grad(lambda e: lawless.LabelSmoothing(e)(jnp.asarray(P), 2.0)[:, 0].sum())(0.1)
     assert float(slope) == pytest.approx(float((0.2 - P[:, 0]).sum()), rel=1e-9)
 

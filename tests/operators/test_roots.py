@@ -50,7 +50,6 @@ def test_a_hundred_thousand_points_converge(name, x64):
         assert np.abs(q.sum(-1) - 1).max() <= 1e-12
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Hopeless(SofteningOperator):
     """A root finder that gives up on rows whose T is above 3."""
