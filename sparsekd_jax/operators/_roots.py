@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, ArrayLike, Bool
 
-MAX_STEPS = 120
+MAX_STEPS = 160
 """Far above what bracketed Newton needs: bisection alone reaches float64 resolution in about 60."""
 
 
@@ -17,7 +17,7 @@ def bracketed_newton(
     low: Array,
     high: Array,
     start: Array | None = None,
-    unit: float = 1.0,
+    unit: ArrayLike = 1.0,
 ) -> tuple[Array, Bool[Array, "..."]]:
     """The x in [low, high] where an increasing function vanishes, elementwise. Not differentiable.
 
@@ -31,7 +31,8 @@ def bracketed_newton(
       low, high: bracket, ``[..., 1]``. A root at an end of the bracket, or outside it by rounding, is found
         as that end.
       start: first guess, by default the middle of the bracket.
-      unit: the size of x below which errors are absolute; tiny for a root wanted to relative accuracy.
+      unit: the size of x below which errors are absolute, a scalar or one a row; tiny for a root wanted to
+        relative accuracy.
 
     Returns:
       ``(x, converged)``, both ``[..., 1]``. Where not converged x is the last iterate, to be refused.
@@ -70,9 +71,9 @@ def bracketed_newton(
     return x, done
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 4))
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def increasing_root(
-    residual: Callable[..., Array], low: Array, high: Array, args: Any, unit: float = 1.0
+    residual: Callable[..., Array], low: Array, high: Array, args: Any, unit: ArrayLike = 1.0
 ) -> tuple[Array, Bool[Array, "..."]]:
     """`bracketed_newton` on ``residual(x, *args)``, with derivatives by the implicit function theorem.
 
@@ -94,10 +95,8 @@ def increasing_root(
 
 
 @increasing_root.defjvp
-def _increasing_root_jvp(
-    residual: Callable[..., Array], unit: float, primals: tuple, tangents: tuple
-) -> tuple:
-    low, high, args = primals
+def _increasing_root_jvp(residual: Callable[..., Array], primals: tuple, tangents: tuple) -> tuple:
+    low, high, args, unit = primals
     x, converged = increasing_root(residual, low, high, args, unit)
     _, moved = jax.jvp(lambda args: residual(x, *args), (args,), (tangents[2],))
     _, slope = jax.jvp(lambda x: residual(x, *args), (x,), (jnp.ones_like(x),))
