@@ -1,7 +1,7 @@
 """Roots of increasing scalar functions, one a row: bracketed Newton, and its implicit derivative."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -71,15 +71,28 @@ def bracketed_newton(
     return x, done
 
 
+Residual = Callable[..., tuple[Array, Array]]
+
+
+def with_slope(residual: Callable[..., Array]) -> Residual:
+    """``(x, *args) -> (f, ∂f/∂x)`` from ``(x, *args) -> f``, elementwise in x, by forward differentiation."""
+
+    @wraps(residual)
+    def value_and_slope(x: Array, *args: Any) -> tuple[Array, Array]:
+        return jax.jvp(lambda x: residual(x, *args), (x,), (jnp.ones_like(x),))
+
+    return value_and_slope
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def increasing_root(
-    residual: Callable[..., Array], low: Array, high: Array, args: Any, unit: ArrayLike = 1.0
+    residual: Residual, low: Array, high: Array, args: Any, unit: ArrayLike = 1.0
 ) -> tuple[Array, Bool[Array, "..."]]:
     """`bracketed_newton` on ``residual(x, *args)``, with derivatives by the implicit function theorem.
 
     Args:
-      residual: ``(x, *args) -> f``, increasing in x; a pure function that closes over no traced value (what
-        it depends on comes in ``args``, so that the implicit derivative sees it).
+      residual: ``(x, *args) -> (f, ∂f/∂x)``, f increasing in x; a pure function that closes over no traced
+        value (what it depends on comes in ``args``, so that the implicit derivative sees it).
       low, high: bracket, ``[..., 1]``.
       args: tuple of pytrees of arrays.
       unit: see `bracketed_newton`.
@@ -87,19 +100,14 @@ def increasing_root(
     Returns:
       ``(x, converged)``. Derivatives: ``dx = −(∂f/∂args · dargs)/(∂f/∂x)``, 0 where ∂f/∂x vanishes.
     """
-
-    def value_and_slope(x: Array) -> tuple[Array, Array]:
-        return jax.jvp(lambda x: residual(x, *args), (x,), (jnp.ones_like(x),))
-
-    return bracketed_newton(value_and_slope, low, high, unit=unit)
+    return bracketed_newton(lambda x: residual(x, *args), low, high, unit=unit)
 
 
 @increasing_root.defjvp
-def _increasing_root_jvp(residual: Callable[..., Array], primals: tuple, tangents: tuple) -> tuple:
+def _increasing_root_jvp(residual: Residual, primals: tuple, tangents: tuple) -> tuple:
     low, high, args, unit = primals
     x, converged = increasing_root(residual, low, high, args, unit)
-    _, moved = jax.jvp(lambda args: residual(x, *args), (args,), (tangents[2],))
-    _, slope = jax.jvp(lambda x: residual(x, *args), (x,), (jnp.ones_like(x),))
+    (_, slope), (moved, _) = jax.jvp(lambda args: residual(x, *args), (args,), (tangents[2],))
     flat = slope == 0
     tangent = jnp.where(flat, 0, -moved / jnp.where(flat, 1, slope))
     return (x, converged), (tangent, no_tangent(converged))

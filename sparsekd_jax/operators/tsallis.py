@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,22 +114,31 @@ def _identity(centred: Array, temperature: Array, log_ref: Array, r: Array) -> A
     return jnp.where(off, -jnp.inf, log_p + moved)
 
 
-def _excess_mass(log_ratio: Array, log_q_at_zeros: Array, centred: Array, log_ref: Array) -> Array:
-    """``Σ (q − p)`` from log(q/p), term by term, so that it is accurate relative to itself as q → p."""
+class _Softened(NamedTuple):
+    """q at a trial root, in the logs that stay accurate, and how fast it moves with the unknown."""
+
+    log_ratio: Array  # log(q/p) where p > 0
+    at_zeros: Array  # log q where p = 0
+    rate: Array  # ∂ log q/∂ unknown, where q > 0
+
+
+def _excess_mass(q: _Softened, centred: Array, log_ref: Array) -> tuple[Array, Array]:
+    """``Σ (q − p)``, term by term, so that it is accurate relative to itself as q → p; and its slope."""
     off = jnp.isneginf(centred)
     log_p = jnp.where(off, 0, centred) + log_ref
-    alive = log_ratio > -jnp.inf
-    close = alive & (log_ratio < 1)
+    alive = q.log_ratio > -jnp.inf
+    close = alive & (q.log_ratio < 1)
     p = jnp.exp(log_p)
-    grown = jnp.where(alive & ~close, jnp.exp(jnp.where(alive & ~close, log_p + log_ratio, 0)), 0) - p
-    kept = jnp.where(close, p * jnp.expm1(jnp.where(close, log_ratio, 0)), grown)
-    filled = jnp.where(off & (log_q_at_zeros > -jnp.inf), jnp.exp(jnp.minimum(log_q_at_zeros, 1)), 0)
-    return row_sum(jnp.where(off, filled, kept))
+    grown = jnp.where(alive & ~close, jnp.exp(jnp.where(alive & ~close, log_p + q.log_ratio, 0)), 0) - p
+    kept = jnp.where(close, p * jnp.expm1(jnp.where(close, q.log_ratio, 0)), grown)
+    filled = jnp.where(off & (q.at_zeros > -jnp.inf), jnp.exp(jnp.minimum(q.at_zeros, 1)), 0)
+    slope = jnp.where(off, filled, jnp.where(alive, p + kept, 0)) * q.rate
+    return row_sum(jnp.where(off, filled, kept)), row_sum(slope)
 
 
-def _log_q(log_ratio: Array, log_q_at_zeros: Array, centred: Array, log_ref: Array) -> Array:
+def _log_q(q: _Softened, centred: Array, log_ref: Array) -> Array:
     off = jnp.isneginf(centred)
-    return jnp.where(off, log_q_at_zeros, jnp.where(off, 0, centred) + log_ref + log_ratio)
+    return jnp.where(off, q.at_zeros, jnp.where(off, 0, centred) + log_ref + q.log_ratio)
 
 
 # -- |α − 1| not small -----------------------------------------------------------------------------------
@@ -156,8 +165,7 @@ def _shifted_powers(centred: Array, temperature: Array, log_ref: Array, r: Array
     steep = ~warm & (r > 1)  # elsewhere one Newton step is all that there is to gain
     unit = jnp.where(steep, eps**2, 1)
     delta, refined = increasing_root(_refined_residual, -reach, reach, args, unit)
-    ratio = _shifted_powers_ratio(up * delta, *args[1:])
-    return _log_q(*ratio, centred, log_ref), found & refined
+    return _log_q(_shifted_powers_at(up * delta, *args[1:]), centred, log_ref), found & refined
 
 
 def _bracket(temperature: Array, log_ref: Array, r: Array, num_classes: int) -> tuple[Array, Array]:
@@ -186,10 +194,10 @@ def _bracket(temperature: Array, log_ref: Array, r: Array, num_classes: int) -> 
     return low - pad, high + pad
 
 
-def _shifted_powers_ratio(
+def _shifted_powers_at(
     delta: ArrayLike, unknown: Array, centred: Array, temperature: Array, log_ref: Array, r: Array
-) -> tuple[Array, Array]:
-    """log(q/p) where p > 0, and log q where p = 0."""
+) -> _Softened:
+    """q at ``unknown`` and δ; its rate is that in δ."""
     warm = temperature > 1
     off = jnp.isneginf(centred)
     rc = r * jnp.where(off, 0, centred)
@@ -214,21 +222,30 @@ def _shifted_powers_ratio(
     grown += jnp.where(by_rest, log_rest - rc, 0)
     log_size += jnp.log1p(delta)
     grown = jnp.where(swamped, log_size - rc, grown)
-    log_ratio = jnp.where(alive, (grown - jnp.log(temperature)) / r, -jnp.inf)
-    at_zeros = jnp.where(warm & (r > 0), log_ref + (log_size - jnp.log(temperature)) / r, -jnp.inf)
-    return log_ratio, jnp.broadcast_to(at_zeros, centred.shape)
+    log_t = jnp.log(temperature)
+    log_ratio = jnp.where(alive, (grown - log_t) / r, -jnp.inf)
+    at_zeros = jnp.where(warm & (r > 0), log_ref + (log_size - log_t) / r, -jnp.inf)
+    # T q^r = p_ref^r (e^{rc} + E), where dE is E dδ above T = 1 and (1 + E) dδ below.
+    lever = jnp.where(warm, log_size, log_rest) - rc - jnp.where(alive, grown, 0)
+    rate = jnp.where(off, 1, jnp.exp(jnp.where(alive, lever, 0))) / r
+    return _Softened(log_ratio, jnp.broadcast_to(at_zeros, centred.shape), rate)
 
 
-def _coarse_residual(x: Array, sign: Array, *row: Array) -> Array:
-    return _excess_mass(*_shifted_powers_ratio(0, sign * x, *row), row[0], row[2])
+def _coarse_residual(x: Array, sign: Array, *row: Array) -> tuple[Array, Array]:
+    centred, temperature, log_ref, _ = row
+    value, slope = _excess_mass(_shifted_powers_at(0, sign * x, *row), centred, log_ref)
+    # d log E = dx above T = 1, d log(1 + E) = E dx below, for x = log E and x = logit(−E).
+    by_x = jnp.where(temperature > 1, 1, -jax.nn.sigmoid(sign * x))
+    return value, sign * by_x * slope
 
 
-def _refined_residual(delta: Array, up: Array, coarse: Array, *row: Array) -> Array:
+def _refined_residual(delta: Array, up: Array, coarse: Array, *row: Array) -> tuple[Array, Array]:
     centred, temperature, log_ref, r = row
-    excess = _excess_mass(*_shifted_powers_ratio(up * delta, coarse, *row), centred, log_ref)
+    value, slope = _excess_mass(_shifted_powers_at(up * delta, coarse, *row), centred, log_ref)
     # Below its rounding it is zero, with its derivatives kept: the search ends there.
     rounding = 2 * jnp.finfo(centred.dtype).eps * jnp.abs(jnp.log(temperature) / r)
-    return excess - jax.lax.stop_gradient(jnp.where(jnp.abs(excess) <= rounding, excess, 0))
+    value -= jax.lax.stop_gradient(jnp.where(jnp.abs(value) <= rounding, value, 0))
+    return value, up * slope
 
 
 # -- α next to 1, and 1 itself ---------------------------------------------------------------------------
@@ -241,13 +258,10 @@ def _expm1_form(centred: Array, temperature: Array, log_ref: Array, r: Array) ->
     low, high = jnp.where(warm, -log_k - log_ref, 0), jnp.where(warm, 0, -log_ref)
     args = (centred, temperature, log_ref, r)
     v, converged = increasing_root(_expm1_residual, *jax.lax.stop_gradient((low, high)), args)
-    return _log_q(*_expm1_ratio(v, *args), centred, log_ref), converged
+    return _log_q(_expm1_form_at(v, *args), centred, log_ref), converged
 
 
-def _expm1_ratio(
-    v: Array, centred: Array, temperature: Array, log_ref: Array, r: Array
-) -> tuple[Array, Array]:
-    """log(q/p) where p > 0, and log q where p = 0."""
+def _expm1_form_at(v: Array, centred: Array, temperature: Array, log_ref: Array, r: Array) -> _Softened:
     # (q_i/q_ref)^r = 1 + (1 − ω)(e^{rc} − 1) = e^{rc}(1 + ω(e^{−rc} − 1)), ω = 1 − 1/(T e^{rv}).
     # The second keeps accuracy where ω is small (T near 1, and below 1), the first where it is near 1.
     off = jnp.isneginf(centred)
@@ -265,8 +279,13 @@ def _expm1_ratio(
     lifted = (r > 0) & (omega > 0)
     at_zeros = jnp.log(jnp.where(lifted, omega, 1)) / jnp.where(r > 0, r, 1)
     at_zeros = jnp.where(lifted, log_ref + v + at_zeros, -jnp.inf)
-    return log_ratio, jnp.broadcast_to(at_zeros, centred.shape)
+    # d log q/dv = (q_ref/q)^r.
+    shrunk = jnp.exp(jnp.where(alive, -r * (jnp.where(direct, 0, c) + jnp.where(alive, g, 0)), 0))
+    rate = jnp.where(off, 1 / jnp.where(lifted, omega, 1), shrunk)
+    return _Softened(log_ratio, jnp.broadcast_to(at_zeros, centred.shape), rate)
 
 
-def _expm1_residual(v: Array, centred: Array, temperature: Array, log_ref: Array, r: Array) -> Array:
-    return _excess_mass(*_expm1_ratio(v, centred, temperature, log_ref, r), centred, log_ref)
+def _expm1_residual(
+    v: Array, centred: Array, temperature: Array, log_ref: Array, r: Array
+) -> tuple[Array, Array]:
+    return _excess_mass(_expm1_form_at(v, centred, temperature, log_ref, r), centred, log_ref)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from sparsekd_jax.operators._entropy_target import EntropyTarget, entropy_target, sharpness_residual
-from sparsekd_jax.operators._roots import increasing_root
+from sparsekd_jax.operators._roots import increasing_root, with_slope
 from sparsekd_jax.operators.base import (
     Claims,
     SofteningOperator,
@@ -114,15 +114,18 @@ class Variational(SofteningOperator):
         return jnp.where(gone, -jnp.inf, log_q), converged.all(axis=-1, keepdims=True)
 
 
+@with_slope
 def _force_residual(log_q: Array, op: Variational, a: Array, wanted: Array) -> Array:
     return op._force(log_q, a) - wanted
 
 
+@with_slope
 def _mass_residual(log_top: Array, op: Variational, a: Array, log_p: Array) -> Array:
     log_q, _ = op._solve_coordinates(log_top, a, log_p)
     return jnp.sum(jnp.exp(log_q), axis=-1, keepdims=True) - 1
 
 
+@with_slope
 def _target_residual(x: Array, op: Variational, log_p: Array, target: EntropyTarget) -> Array:
     log_q, _ = op._solve_mass(jnp.exp(-x), log_p)
     return sharpness_residual(log_q - jnp.max(log_q, axis=-1, keepdims=True), target)

@@ -20,7 +20,7 @@ from sparsekd_jax.operators import (
     TemperatureRange,
     TsallisSoftening,
 )
-from sparsekd_jax.operators._roots import increasing_root
+from sparsekd_jax.operators._roots import increasing_root, with_slope
 from sparsekd_jax.operators.base import apply_unchecked
 
 KS = (2, 5, 16)
@@ -89,7 +89,7 @@ def test_checkify_reports_a_root_not_found():
 
 
 def cubic(x, target):
-    return x**3 + 1e-3 * x - target
+    return x**3 + 1e-3 * x - target, 3 * x**2 + 1e-3
 
 
 def test_increasing_root_and_its_derivative(x64):
@@ -97,7 +97,9 @@ def test_increasing_root_and_its_derivative(x64):
     low, high = jnp.full_like(targets, -10.0), jnp.full_like(targets, 10.0)
     x, converged = increasing_root(cubic, low, high, (targets,))
     assert converged.all()
-    np.testing.assert_allclose(cubic(x, targets), 0, atol=1e-13)
+    np.testing.assert_allclose(cubic(x, targets)[0], 0, atol=1e-13)
+    by_autodiff = with_slope(lambda x, target: cubic(x, target)[0])
+    np.testing.assert_allclose(by_autodiff(x, targets), cubic(x, targets), rtol=1e-14)
     slope = jax.grad(lambda t: increasing_root(cubic, low, high, (t,))[0].sum())(targets)
     np.testing.assert_allclose(slope, 1 / (3 * x**2 + 1e-3), rtol=1e-9)
 
