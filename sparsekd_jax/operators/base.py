@@ -204,7 +204,7 @@ class SofteningOperator:
             return
         values = np.asarray(x)
         off = np.asarray((values == 0) if argument == "p" else np.isneginf(values))
-        simplex._refuse(
+        simplex.refuse(
             np.asarray(off.any(-1)),
             argument,
             lambda i: (

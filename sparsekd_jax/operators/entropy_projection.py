@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from sparsekd_jax.operators._numerics import entropy_density, row_sum
+from sparsekd_jax._numerics import entropy_density, row_sum
 from sparsekd_jax.operators._roots import bracketed_newton, no_tangent
 from sparsekd_jax.operators.base import (
     Claims,

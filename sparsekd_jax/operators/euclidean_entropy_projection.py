@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from sparsekd_jax.operators._numerics import entropy_density, expm1, row_sum
+from sparsekd_jax._numerics import entropy_density, expm1, row_sum
 from sparsekd_jax.operators._roots import MAX_STEPS, no_tangent
 from sparsekd_jax.operators.base import (
     Claims,

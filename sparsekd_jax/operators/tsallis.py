@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from sparsekd_jax import simplex
-from sparsekd_jax.operators._numerics import expm1_ratio, log1p_ratio, row_sum
+from sparsekd_jax._numerics import expm1_ratio, log1p_ratio, row_sum
 from sparsekd_jax.operators._roots import increasing_root
 from sparsekd_jax.operators.base import (
     Claims,
