@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from sparsekd_jax import operators
@@ -107,17 +108,20 @@ def table(result: dict[str, Any]) -> Table:
     rows, classes = result["shape"]
     out = Table(
         title=f"{result['dtype']}, {rows} × {classes}, T = {result['temperature']:g}, "
-        f"{result['rounds']} interleaved rounds",
+        f"{result['rounds']} interleaved rounds; ms a call",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
     )
     out.add_column("operator", no_wrap=True)
     out.add_column("from", no_wrap=True)
-    for head in ("median ms", "least ms", "× softmax", "compile s", "|Σq − 1|"):
+    for head in ("median", "least", "× softmax", "compile s", "|Σq − 1|"):
         out.add_column(head, justify="right", no_wrap=True)
     for row in result["rows"]:
         out.add_row(
             row["operator"],
-            row["entry"],
+            {"probabilities": "p", "logits": "z"}[row["entry"]],
             f"{row['median_ms']:.2f}",
             f"{row['min_ms']:.2f}",
             f"{row['ratio']:.2f}",

@@ -64,6 +64,11 @@ def test_several_operators_make_a_table(module):
     assert result.exit_code == 0, result.output
     assert "tsallis(1.5)" in result.output
     assert "undecided" in result.output  # the legend
+    assert "…" not in result.output  # no column head is cut
+
+
+def test_no_word_of_a_report_is_cut_at_80_columns(module):
+    assert "…" not in run("mymodule:banded", "--classes", "2").output
 
 
 def test_laws_are_listed():

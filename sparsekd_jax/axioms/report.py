@@ -136,7 +136,10 @@ class Report:
         from rich.text import Text
 
         title = f"{self.operator}, T in {self.temperatures}"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        # The narrowest spacing: a terminal of 80 columns shows every word.
+        table = Table(
+            title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+        )
         for column in ("law", "verdict", "claimed on"):
             table.add_column(column, no_wrap=True)
         for column in ("cases", "worst margin"):
@@ -231,9 +234,7 @@ def verdict_table(reports: Sequence[Report]) -> "Table":
     from rich.text import Text
 
     laws = [law for law in LAWS if any(law in report.results for report in reports)]
-    table = Table(
-        caption=LEGEND, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
+    table = Table(caption=LEGEND, caption_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("operator", no_wrap=True)
     for law in laws:
         table.add_column(_short(law), justify="center", no_wrap=True)

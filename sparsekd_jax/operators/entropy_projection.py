@@ -95,19 +95,22 @@ def _escort_order(centred: Array, temperature: Array) -> tuple[Array, Array]:
     deficit = at_one.deficit / temperature
     entropy = at_one.entropy + (temperature - 1) / temperature * at_one.deficit
     peaked = entropy < deficit  # then the entropy is the finer of the two scales
+    # Zeros of p stay zero, so no escort has more entropy than its support allows: such a row is not searched.
+    support = row_sum((~jnp.isneginf(row)).astype(row.dtype))
+    hopeless = (support < row.shape[-1]) & (deficit <= jnp.log(row.shape[-1] / support))
 
     def value_and_slope(log_beta: Array) -> tuple[Array, Array]:
         now = _Escort.of(row, jnp.exp(log_beta))
         value = jnp.where(peaked, jnp.log(entropy / now.entropy), jnp.log(now.deficit / deficit))
-        return value, now.slope / jnp.where(peaked, now.entropy, now.deficit)
+        return jnp.where(hopeless, 0, value), now.slope / jnp.where(peaked, now.entropy, now.deficit)
 
     # Hoeffding: D(q_β) ≤ (β·spread)²/8, so β is at least √(8 D(p)/T)/spread.
     spread = -jnp.min(jnp.where(jnp.isneginf(row), 0, row), axis=-1, keepdims=True)
     low = jnp.minimum(0.5 * jnp.log(8 * deficit) - jnp.log(jnp.maximum(spread, 1e-30)) - 1, -1e-3)
     start = -0.5 * jnp.log(temperature)  # exact next to the uniform distribution
     log_beta, converged = bracketed_newton(value_and_slope, low, jnp.zeros_like(low), start)
-    # The bound is not attained: a search that ends there found nothing (zeros can put it out of reach).
-    solved = log_beta > low + 1e-3
+    # The bound is not attained: a search that ends there found nothing.
+    solved = (log_beta > low + 1e-3) & ~hopeless
     # Next to uniform rows β tends to 1/√T, the derivative that the uniform row itself takes.
     beta = jnp.where(uniform, jax.lax.rsqrt(temperature), jnp.exp(log_beta))
     return beta, uniform | (converged & solved)
