@@ -1,6 +1,8 @@
 """Distillation: losses with their gradient scale, plans of stages, the loop, metrics with intervals."""
 
-from sparsekd_jax.distill.loop import DataSet, Result, evaluate, fit, run
+from sparsekd_jax.distill._trainer import DataSet, DivergedError
+from sparsekd_jax.distill.checkpoints import CheckpointError
+from sparsekd_jax.distill.loop import Result, evaluate, fit, run
 from sparsekd_jax.distill.losses import (
     Operator,
     cross_entropy,
@@ -15,7 +17,9 @@ from sparsekd_jax.distill.stages import Plan, Stage, stages
 from sparsekd_jax.distill.weights import save_safetensors
 
 __all__ = [
+    "CheckpointError",
     "DataSet",
+    "DivergedError",
     "Interval",
     "Operator",
     "Plan",

@@ -1,39 +1,30 @@
-"""The training loop: a scan on device inside a stage, masks renewed between scans."""
+"""Distil through a plan of stages, train on hard labels, evaluate: the loops that people call."""
 
 import dataclasses
-import functools
-import math
-from collections.abc import Callable
-from typing import Any, Protocol
+import os
 
-import jax
 import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
-from sparsekd_jax import sparsity
-from sparsekd_jax.distill.losses import Operator, cross_entropy, soften_log_probs, student_divergence
-from sparsekd_jax.distill.metrics import Tally, tally
+from sparsekd_jax.distill._trainer import (
+    DataSet,
+    Progress,
+    Row,
+    Trainer,
+    _as_pytree,
+    _distilled,
+    _evaluate,
+    _soften_targets,
+    _split_for_evaluation,
+    _supervised,
+    _teacher_logits,
+)
+from sparsekd_jax.distill.checkpoints import fingerprint
+from sparsekd_jax.distill.metrics import Tally
 from sparsekd_jax.distill.stages import Plan
 from sparsekd_jax.operators.base import SofteningOperator
-
-Progress = Callable[[int, int], None]
-"""Called with (steps done, total steps) as a run proceeds."""
-Row = dict[str, Any]
-
-
-class DataSet(Protocol):
-    """What the loop asks of data: four arrays, ``[n, ...]`` inputs and ``[n]`` integer labels."""
-
-    @property
-    def train_inputs(self) -> Any: ...  # noqa: D102
-    @property
-    def train_labels(self) -> Any: ...  # noqa: D102
-    @property
-    def test_inputs(self) -> Any: ...  # noqa: D102
-    @property
-    def test_labels(self) -> Any: ...  # noqa: D102
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,90 +45,6 @@ class Result:
     final: Tally
 
 
-# -- what is compiled: pure functions of their arguments, so that an ensemble can vmap them ----------------
-
-
-def _supervised(logits: Array, targets: Any, knobs: Any) -> tuple[Array, dict[str, Array]]:
-    del knobs
-    loss = cross_entropy(logits, targets["labels"])
-    return loss, {"cross_entropy": loss}
-
-
-def _distilled(logits: Array, targets: Any, knobs: Any) -> tuple[Array, dict[str, Array]]:
-    divergence = student_divergence(logits, targets["log_targets"], knobs["operator"], knobs["temperature"])
-    entropy = cross_entropy(logits, targets["labels"])
-    loss = (1 - knobs["alpha"]) * knobs["scale"] * divergence + knobs["alpha"] * entropy
-    return loss, {"divergence": divergence, "cross_entropy": entropy}
-
-
-@functools.partial(jax.jit, static_argnames=("graphdef", "optimizer", "objective"))
-def _scan_steps(
-    graphdef: Any,
-    optimizer: optax.GradientTransformation,
-    objective: Callable[..., Any],
-    carry: PyTree,
-    inputs: Array,
-    targets: PyTree,
-    knobs: PyTree,
-    index: Int[Array, "steps batch"],
-) -> tuple[PyTree, dict[str, Array]]:
-    """``index.shape[0]`` optimizer steps on device; the means of the loss and its parts come back."""
-
-    def loss_of(params: PyTree, rest: PyTree, rows: Array) -> Any:
-        model = nnx.merge(graphdef, params, rest, copy=True)  # its own variables, which this trace may write
-        loss, parts = objective(model(inputs[rows]), jax.tree.map(lambda t: t[rows], targets), knobs)
-        _, _, rest = _split(model)
-        return jnp.mean(loss), (jax.tree.map(jnp.mean, parts), rest)
-
-    def step(carry: PyTree, rows: Array) -> tuple[PyTree, dict[str, Array]]:
-        params, rest, state = carry
-        (loss, (parts, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params, rest, rows)
-        updates, state = optimizer.update(gradients, state, params)
-        return (optax.apply_updates(params, updates), rest, state), {"loss": loss, **parts}
-
-    carry, record = jax.lax.scan(step, carry, index)
-    return carry, jax.tree.map(jnp.mean, record)
-
-
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _logits(graphdef: Any, params: PyTree, rest: PyTree, inputs: Array) -> Array:
-    return nnx.merge(graphdef, params, rest)(inputs)
-
-
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _evaluate(graphdef: Any, params: PyTree, rest: PyTree, inputs: Array, labels: Array) -> Tally:
-    return tally(nnx.merge(graphdef, params, rest)(inputs), labels)
-
-
-@jax.jit
-def _soften_targets(operator: Operator, logits: Array, temperature: Array) -> Array:
-    return soften_log_probs(operator, jax.nn.log_softmax(logits, axis=-1), temperature)
-
-
-@functools.partial(jax.jit, static_argnames=("rate", "score", "pattern"))
-def _prune(params: PyTree, state: PyTree, rate: float, score: str, pattern: str) -> tuple[PyTree, PyTree]:
-    state = sparsity.update_masks(state, params, rate, score=score, pattern=pattern)
-    return sparsity.apply_masks(params, sparsity.current_masks(state)), state
-
-
-@functools.lru_cache(maxsize=32)
-def _sparsified(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    # One wrapper an optimizer: a second run of the same optimizer then finds its compiled scan.
-    return sparsity.sparsify(optimizer)
-
-
-@functools.partial(jax.jit, static_argnames=("size", "batch_size", "steps"))
-def _epochs(key: Array, size: int, batch_size: int, steps: int) -> Int[Array, "steps batch"]:
-    """Rows of each batch: a fresh shuffle an epoch, the incomplete last batch of an epoch left out."""
-    per_epoch = size // batch_size
-    keys = jax.random.split(key, math.ceil(steps / per_epoch))
-    shuffled = jax.vmap(lambda k: jax.random.permutation(k, size)[: per_epoch * batch_size])(keys)
-    return shuffled.reshape(-1, batch_size)[:steps]
-
-
-# -- what is public ---------------------------------------------------------------------------------------
-
-
 def run(
     student: nnx.Module,
     teacher: nnx.Module | Float[Array, "n K"],
@@ -149,6 +56,10 @@ def run(
     batch_size: int = 128,
     record_every: int = 100,
     on_progress: Progress | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 30.0,
+    keep: int = 2,
+    resume: bool | int = False,
 ) -> Result:
     """Distil a teacher into a student through the stages of a plan.
 
@@ -169,13 +80,20 @@ def run(
         batch_size: examples a step.
         record_every: steps between rows of the history.
         on_progress: called after each record with (steps done, total steps); it waits for the device.
+        checkpoint_dir: a directory of this run alone, for its checkpoints. A run that is killed and resumed
+            ends with the same bits as one that is not, on the same machine and libraries.
+        checkpoint_every: seconds between checkpoints, looked at after each record; the end is always kept.
+        keep: how many of the newest checkpoints stay.
+        resume: go on from the newest checkpoint, if there is one; or from that of a step.
 
     Returns:
         The student, its history, its path, its final metrics.
 
     Raises:
         ValueError: sizes that do not fit together.
-        FloatingPointError: the loss became NaN or infinite; the message says in which stage, by which step.
+        DivergedError: a FloatingPointError; the loss or a parameter became NaN or infinite: the message says
+            which, in which stage, at which step.
+        CheckpointError: the directory or the disk refuses, or a checkpoint is damaged or of another run.
 
     >>> import optax
     >>> from flax import nnx
@@ -187,14 +105,21 @@ def run(
     (3, 20, 0.5)
     """
     steps = plan.total_steps
-    trainer = _Trainer(student, data, optimizer, steps, seed, batch_size, record_every, on_progress)
+    trainer = Trainer(student, data, optimizer, steps, seed, batch_size, record_every, on_progress)
     logits = _teacher_logits(teacher, trainer.inputs)
+    if checkpoint_dir is not None:
+        identity = {"plan": plan.describe(), "teacher": fingerprint(logits)}
+        trainer.keep_in(checkpoint_dir, checkpoint_every, keep, resume, identity)
     operator = plan.operator if isinstance(plan.operator, SofteningOperator) else _as_pytree(plan.operator)
-    path = [trainer.pure_params()]
-    trainer.record("start", stage=0)
+    trainer.begin()
+    end = 0
     for number, stage in enumerate(plan.stages, start=1):
-        trainer.prune(stage.sparsity, plan.score, plan.pattern)
-        trainer.record("pruned", stage=number)
+        start, end = end, end + stage.steps
+        if trainer.stages_done >= number:
+            continue
+        if trainer.step == start:
+            trainer.prune(stage.sparsity, plan.score, plan.pattern)
+            trainer.record("pruned", stage=number)
         dtype = logits.dtype
         temperature = jnp.asarray(stage.temperature, dtype)
         knobs = {
@@ -204,9 +129,8 @@ def run(
             "scale": jnp.asarray(stage.scale, dtype),
         }
         targets = {"labels": trainer.labels, "log_targets": _soften_targets(operator, logits, temperature)}
-        trainer.advance(stage.steps, _distilled, targets, knobs, stage=number)
-        path.append(trainer.pure_params())
-    return trainer.result(path)
+        trainer.advance(start, end, _distilled, targets, knobs, stage=number)
+    return _result(trainer)
 
 
 def fit(
@@ -219,6 +143,10 @@ def fit(
     batch_size: int = 128,
     record_every: int = 100,
     on_progress: Progress | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 30.0,
+    keep: int = 2,
+    resume: bool | int = False,
 ) -> Result:
     """Train a dense model on hard labels: ``mean over the batch of −log softmax(z)_y``.
 
@@ -231,13 +159,18 @@ def fit(
         batch_size: examples a step.
         record_every: steps between rows of the history.
         on_progress: called after each record with (steps done, total steps).
+        checkpoint_dir: as `run`, and so are ``checkpoint_every``, ``keep`` and ``resume``.
+        checkpoint_every: seconds between checkpoints.
+        keep: how many stay.
+        resume: go on from the newest checkpoint, or from that of a step.
 
     Returns:
         As `run`, the trained model under ``student``.
 
     Raises:
         ValueError: sizes that do not fit together.
-        FloatingPointError: the loss became NaN or infinite.
+        DivergedError: the loss or a parameter became NaN or infinite.
+        CheckpointError: as `run`.
 
     >>> import optax
     >>> from flax import nnx
@@ -249,11 +182,14 @@ def fit(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    trainer = _Trainer(model, data, optimizer, steps, seed, batch_size, record_every, on_progress)
-    path = [trainer.pure_params()]
-    trainer.record("start", stage=0)
-    trainer.advance(steps, _supervised, {"labels": trainer.labels}, {}, stage=1)
-    return trainer.result([*path, trainer.pure_params()])
+    trainer = Trainer(model, data, optimizer, steps, seed, batch_size, record_every, on_progress)
+    if checkpoint_dir is not None:
+        identity = {"supervised_steps": steps}
+        trainer.keep_in(checkpoint_dir, checkpoint_every, keep, resume, identity)
+    trainer.begin()
+    if trainer.stages_done == 0:
+        trainer.advance(0, steps, _supervised, {"labels": trainer.labels}, {}, stage=1)
+    return _result(trainer)
 
 
 def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array, " n"]) -> Tally:
@@ -277,122 +213,7 @@ def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array
     return _evaluate(graphdef, params, rest, jnp.asarray(inputs), jnp.asarray(labels))
 
 
-# -- plumbing ---------------------------------------------------------------------------------------------
-
-
-def _split(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
-    """Graph, parameters, and whatever else the module holds (batch statistics, random streams)."""
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    return graphdef, params, rest
-
-
-def _split_for_evaluation(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
-    model = nnx.clone(model)
-    model.eval()
-    return _split(model)
-
-
-def _teacher_logits(teacher: Any, inputs: Array) -> Array:
-    logits = (
-        _logits(*_split_for_evaluation(teacher), inputs)
-        if isinstance(teacher, nnx.Module)
-        else jnp.asarray(teacher)
-    )
-    if logits.ndim != 2 or logits.shape[0] != inputs.shape[0]:
-        raise ValueError(
-            f"teacher gives logits of shape {logits.shape}; {inputs.shape[0]} training inputs need "
-            f"({inputs.shape[0]}, num_classes)"
-        )
-    return logits
-
-
-def _as_pytree(function: Callable[..., Any]) -> Any:
-    """A plain function as an argument of a compiled one: Partial is a pytree with the function static."""
-    return jax.tree_util.Partial(function)
-
-
-class _Trainer:
-    """The state of one run between scans. Mutable, private, and gone when the run is over."""
-
-    def __init__(
-        self,
-        model: nnx.Module,
-        data: DataSet,
-        optimizer: optax.GradientTransformation,
-        total_steps: int,
-        seed: int,
-        batch_size: int,
-        record_every: int,
-        on_progress: Progress | None,
-    ) -> None:
-        self.inputs, self.labels = jnp.asarray(data.train_inputs), jnp.asarray(data.train_labels)
-        self.test = jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)
-        size = self.inputs.shape[0]
-        if not 1 <= batch_size <= size:
-            raise ValueError(f"batch_size must lie in [1, {size}] (the training examples), got {batch_size}")
-        if record_every < 1:
-            raise ValueError(f"record_every must be at least 1, got {record_every}")
-        self.optimizer = _sparsified(optimizer)
-        self.graphdef, params, rest = _split(model)
-        self.eval_graphdef = _split_for_evaluation(model)[0]
-        self.carry = (params, rest, self.optimizer.init(params))
-        self.index = _epochs(jax.random.key(seed), size, batch_size, total_steps)
-        self.record_every, self.on_progress = record_every, on_progress
-        self.total_steps, self.step, self.sparsity = total_steps, 0, 0.0
-        self.rows: list[tuple[Row, dict[str, Array], Tally]] = []
-
-    def pure_params(self) -> PyTree:
-        return nnx.to_pure_dict(self.carry[0])
-
-    def prune(self, rate: float, score: str, pattern: str) -> None:
-        self.sparsity = rate
-        if rate == 0:  # sparsities never fall, so nothing was dropped before either
-            return
-        params, rest, state = self.carry
-        params, state = _prune(params, state, rate, score, pattern)
-        self.carry = (params, rest, state)
-
-    def advance(
-        self, steps: int, objective: Callable[..., Any], targets: PyTree, knobs: PyTree, stage: int
-    ) -> None:
-        end = self.step + steps
-        first = len(self.rows)
-        while self.step < end:
-            size = min(self.record_every, end - self.step)
-            index = self.index[self.step : self.step + size]
-            self.carry, means = _scan_steps(
-                self.graphdef, self.optimizer, objective, self.carry, self.inputs, targets, knobs, index
-            )
-            self.step += size
-            self.record("train", stage, means)
-            if self.on_progress is not None:
-                jax.block_until_ready(means)
-                self.on_progress(self.step, self.total_steps)
-        # One transfer a stage, after its last scan.
-        for row, means, _ in jax.device_get(self.rows[first:]):
-            if not math.isfinite(means["loss"]):
-                raise FloatingPointError(
-                    f"loss is {means['loss']} in stage {stage}, by step {row['step']} of {self.total_steps}: "
-                    "lower the learning rate, or look at the operator's gradients where the teacher is near 0"
-                )
-
-    def record(self, event: str, stage: int, means: dict[str, Array] | None = None) -> None:
-        params, rest, _ = self.carry
-        metrics = _evaluate(self.eval_graphdef, params, rest, *self.test)
-        row = {"event": event, "stage": stage, "step": self.step, "sparsity": self.sparsity}
-        self.rows.append((row, means or {}, metrics))
-
-    def result(self, path: list[PyTree]) -> Result:
-        rows = jax.device_get(self.rows)  # one transfer for the whole run
-        history = [
-            {
-                **row,
-                **{name: float(mean) for name, mean in means.items()},
-                "accuracy": metrics.accuracy,
-                "nll": metrics.mean_nll,
-                "calibration_error": metrics.calibration_error,
-            }
-            for row, means, metrics in rows
-        ]
-        student = nnx.merge(self.graphdef, self.carry[0], self.carry[1])
-        return Result(student=student, history=history, path=path, final=self.rows[-1][2])
+def _result(trainer: Trainer) -> Result:
+    student = nnx.merge(trainer.graphdef, trainer.carry[0], trainer.carry[1])
+    assert trainer.final is not None  # recorded at the start at the latest
+    return Result(student=student, history=trainer.history, path=trainer.path, final=trainer.final)

@@ -163,14 +163,14 @@ def test_a_teacher_can_be_its_logits(blobs, result):
 
 
 def test_a_second_run_compiles_nothing(blobs, result):
-    from sparsekd_jax.distill import loop
+    from sparsekd_jax.distill import _trainer
 
-    before = loop._scan_steps._cache_size()
+    before = _trainer._scan_steps._cache_size()
     hotter = distill.stages(
         sparsity=0.6, num_stages=4, schedule="one-shot", total_steps=20, temperature=3.0, alpha=0.1
     )
     distill.run(mlp(5), mlp(6), blobs, hotter, seed=3, **SETTINGS)
-    assert loop._scan_steps._cache_size() == before
+    assert _trainer._scan_steps._cache_size() == before
 
 
 def test_sparsity_zero_trains_a_dense_student(blobs):
@@ -218,7 +218,7 @@ def test_progress_counts_to_the_end(blobs):
 
 def test_a_diverging_loss_stops_the_run_and_says_where(blobs):
     broken = dataclasses.replace(blobs, train_inputs=np.full_like(blobs.train_inputs, np.nan))
-    with pytest.raises(FloatingPointError, match="stage 1, by step 5 of 20"):
+    with pytest.raises(FloatingPointError, match="loss is not finite in stage 1, at step 1 of 20"):
         distill.run(mlp(1), jnp.zeros((60, 3)), broken, PLAN, seed=0, **SETTINGS)
 
 

@@ -1,0 +1,242 @@
+"""Checkpoints of a run: written whole or not at all, verified before they are believed."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+FORMAT = 1
+_PREFIX = "step-"
+_WRITING = ".writing"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that could not be written, or that must not be resumed; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What a checkpoint gives back: the position in the run, and its arrays in the order they were given."""
+
+    position: dict[str, Any]
+    arrays: list[Array]
+
+
+class CheckpointStore:
+    """The checkpoints of one run, in a directory of their own.
+
+    ``DIR/step-00000100/`` holds ``arrays/``, written by Orbax, and ``manifest.json``: the position, the
+    identity of the run, and the SHA-256 of every file. A checkpoint is assembled under another name and
+    renamed when it is complete and on disk, so one that has its name is whole unless something altered it
+    later, which the digests show.
+
+    Args:
+      folder: the directory; made if missing, probed for writing at once.
+      identity: what makes a run this run, in JSON's types; a checkpoint of another identity is refused.
+      keep: how many of the newest checkpoints stay.
+
+    Raises:
+      CheckpointError: the directory cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = CheckpointStore(folder, {"seed": 0})
+    ...     store.save(10, [jnp.arange(3)], {"stage": 1})
+    ...     saved = store.load(10)
+    >>> saved.position, saved.arrays[0].tolist()
+    ({'stage': 1}, [0, 1, 2])
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], identity: dict[str, Any], *, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
+        self.folder, self.keep = Path(folder).absolute(), keep
+        self.identity = json.loads(json.dumps(identity))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / ".probe"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint_dir {folder} cannot be written ({error.strerror}); choose another directory"
+            ) from error
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, oldest first."""
+        names = [path.name.removeprefix(_PREFIX) for path in self.folder.glob(f"{_PREFIX}*")]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def save(self, step: int, arrays: Sequence[Array], position: dict[str, Any]) -> None:
+        """Write the checkpoint of a step, then drop those beyond the newest ``keep``.
+
+        Raises:
+          CheckpointError: the disk refuses; what was there before is untouched.
+        """
+        if self._path(step).exists():  # the one that this run resumed from
+            return
+        writing = self.folder / _WRITING
+        try:
+            shutil.rmtree(writing, ignore_errors=True)  # left by a killed run
+            writing.mkdir()
+            _write_arrays(writing / "arrays", arrays)
+            manifest = {
+                "format": FORMAT,
+                "identity": self.identity,
+                "position": position,
+                "arrays": [{"shape": list(a.shape), "dtype": a.dtype.name} for a in arrays],
+                "made_with": {"jax": jax.__version__, "device": jax.devices()[0].device_kind},
+                "files": _digests(writing),
+            }
+            _write_durably(writing / "manifest.json", json.dumps(manifest, indent=1))
+            writing.rename(self._path(step))
+            _sync_directory(self.folder)
+        except (OSError, ValueError) as error:
+            shutil.rmtree(writing, ignore_errors=True)
+            before = self.steps()
+            last = f"the last whole one is of step {before[-1]}" if before else "there is none before it"
+            raise CheckpointError(
+                f"the checkpoint of step {step} could not be written to {self.folder} ({error}); {last}. "
+                "Make room, or give another checkpoint_dir, and resume."
+            ) from error
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self._path(old), ignore_errors=True)
+
+    def resume(self, resume: bool | int) -> Saved | None:
+        """The checkpoint to go on from: the newest, that of a step, or None to start from the beginning.
+
+        Raises:
+          CheckpointError: there are checkpoints and ``resume`` is False; the one asked for is missing,
+            damaged, or of another run. The message names what differs and the newest good one.
+        """
+        steps = self.steps()
+        if resume is False:
+            if steps:
+                raise CheckpointError(
+                    f"checkpoint_dir {self.folder} holds a run up to step {steps[-1]}: pass resume=True to "
+                    "go on with it, or another directory"
+                )
+            return None
+        if resume is True:
+            return self.load(steps[-1]) if steps else None
+        if resume not in steps:
+            raise CheckpointError(
+                f"there is no checkpoint of step {resume} in {self.folder}; there are {steps}"
+            )
+        saved = self.load(resume)
+        for later in steps[steps.index(resume) + 1 :]:  # a future that this run does not have
+            shutil.rmtree(self._path(later))
+        return saved
+
+    def load(self, step: int) -> Saved:
+        """Read and verify the checkpoint of a step.
+
+        Raises:
+          CheckpointError: damaged, or of another run; names the field and the newest good checkpoint.
+        """
+        fault = self._fault(step)
+        if fault is not None:
+            good = next((s for s in reversed(self.steps()) if s != step and self._fault(s) is None), None)
+            offer = f"; resume={good} goes on from step {good}, which is whole" if good is not None else ""
+            raise CheckpointError(
+                f"the checkpoint of step {step} in {self.folder} is refused: {fault}{offer}"
+            )
+        manifest = json.loads((self._path(step) / "manifest.json").read_text())
+        return Saved(manifest["position"], _read_arrays(self._path(step) / "arrays", manifest["arrays"]))
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"{_PREFIX}{step:08d}"
+
+    def _fault(self, step: int) -> str | None:
+        """Why a checkpoint must not be used, or None."""
+        path = self._path(step)
+        try:
+            manifest = json.loads((path / "manifest.json").read_text())
+            files = manifest["files"]
+            if manifest["format"] != FORMAT:
+                return f"its format is {manifest['format']}, this library reads {FORMAT}"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"manifest.json is unreadable ({error})"
+        different = _difference(manifest["identity"], self.identity, "")
+        if different:
+            return different
+        found = _digests(path)
+        for name in sorted(files.keys() | found.keys()):
+            if files.get(name) != found.get(name):
+                what = "missing" if name not in found else "not as written" if name in files else "unknown"
+                return f"file {name} is {what}"
+        return None
+
+
+def fingerprint(*arrays: Any) -> str:
+    """The SHA-256 of arrays with their shapes and dtypes, in hexadecimal."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        values = np.ascontiguousarray(array)
+        digest.update(f"{values.dtype.name}{values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _write_arrays(path: Path, arrays: Sequence[Array]) -> None:
+    from orbax.checkpoint import v1 as ocp  # type: ignore[import-untyped]
+
+    ocp.save(path, {f"{i:05d}": array for i, array in enumerate(arrays)})
+
+
+def _read_arrays(path: Path, shapes: list[dict[str, Any]]) -> list[Array]:
+    from orbax.checkpoint import v1 as ocp
+
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = {
+        f"{i:05d}": jax.ShapeDtypeStruct(tuple(a["shape"]), jnp.dtype(a["dtype"]), sharding=here)
+        for i, a in enumerate(shapes)
+    }
+    read = ocp.load(path, abstract)
+    return [read[name] for name in sorted(read)]
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _difference(saved: Any, here: Any, path: str) -> str | None:
+    """The first place where two JSON values differ, in words."""
+    if isinstance(saved, dict) and isinstance(here, dict):
+        for key in [*here, *(key for key in saved if key not in here)]:
+            different = _difference(saved.get(key), here.get(key), f"{path}.{key}" if path else key)
+            if different:
+                return different
+        return None
+    if isinstance(saved, list) and isinstance(here, list) and len(saved) == len(here):
+        for i, (a, b) in enumerate(zip(saved, here, strict=True)):
+            different = _difference(a, b, f"{path}[{i}]")
+            if different:
+                return different
+        return None
+    return None if saved == here else f"{path} is {saved!r} there and {here!r} here"

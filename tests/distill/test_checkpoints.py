@@ -1,0 +1,266 @@
+"""Resumed runs bit for bit, and every checkpoint that must be refused, with the words that say why."""
+
+import dataclasses
+import errno
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from sparsekd_jax import distill
+from sparsekd_jax.distill import _trainer, checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Blobs:
+    train_inputs: np.ndarray
+    train_labels: np.ndarray
+    test_inputs: np.ndarray
+    test_labels: np.ndarray
+
+
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 3, 90).astype(np.int32)
+INPUTS = (RNG.normal(size=(3, 4))[LABELS] * 2 + RNG.normal(size=(90, 4))).astype(np.float32)
+BLOBS = Blobs(INPUTS[:60], LABELS[:60], INPUTS[60:], LABELS[60:])
+TEACHER = RNG.normal(size=(60, 3)).astype(np.float32)
+OPTIMIZER = optax.adam(optax.linear_schedule(1e-2, 1e-3, 20))
+PLAN = distill.stages(sparsity=0.6, num_stages=2, total_steps=20, temperature=2.0, alpha=0.3)
+SETTINGS = {"optimizer": OPTIMIZER, "batch_size": 16, "record_every": 4, "checkpoint_every": 0.0, "keep": 9}
+
+
+class Noisy(nnx.Module):
+    """Everything that a state can hold: weights, batch statistics, a stream of random keys."""
+
+    def __init__(self, rngs):
+        self.first, self.last = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+        self.norm, self.dropout = nnx.BatchNorm(8, rngs=rngs), nnx.Dropout(0.2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.dropout(jax.nn.relu(self.norm(self.first(x)))))
+
+
+@pytest.fixture(scope="module")
+def student():
+    with jax.numpy_dtype_promotion("standard"):  # flax's initialisers
+        return Noisy(nnx.Rngs(0))
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # flax's BatchNorm
+        yield
+
+
+def run(student, folder, plan=PLAN, data=BLOBS, **changes):
+    settings = {**SETTINGS, "seed": 0, "checkpoint_dir": folder, **changes}
+    return distill.run(student, TEACHER, data, plan, **settings)
+
+
+@pytest.fixture(scope="module")
+def finished(student, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return run(student, folder), folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of the finished run's checkpoints that a test may spoil."""
+    shutil.copytree(finished[1], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def cut(folder, last):
+    """Leave the checkpoints up to a step, as a killed run would have."""
+    for path in folder.glob("step-*"):
+        if int(path.name[5:]) > last:
+            shutil.rmtree(path)
+
+
+def leaves(result):
+    trees = (nnx.state(result.student), result.path, result.final)
+    return [
+        np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        for x in jax.tree.leaves(trees)
+    ]
+
+
+def assert_same(one, other):
+    for a, b in zip(leaves(one), leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert one.history == other.history
+
+
+STEPS = [4, 8, 10, 14, 18, 20]
+
+
+def test_it_saves_at_every_record_and_at_the_end(finished):
+    names = sorted(path.name for path in finished[1].iterdir())
+    assert names == [f"step-{step:08d}" for step in STEPS]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_resumed_anywhere_it_ends_with_the_same_bits(step, student, finished, folder):
+    cut(folder, step)
+    assert_same(run(student, folder, resume=True), finished[0])
+
+
+def test_a_run_without_checkpoints_has_the_same_bits(student, finished):
+    settings = {k: v for k, v in SETTINGS.items() if k not in ("checkpoint_every", "keep")}
+    assert_same(distill.run(student, TEACHER, BLOBS, PLAN, seed=0, **settings), finished[0])
+
+
+def test_a_resume_that_forgets_the_moments_is_noticed(student, finished, folder, monkeypatch):
+    """The twin: everything is restored but the optimizer."""
+    cut(folder, 10)
+    honest = _trainer.Trainer.keep_in
+
+    def forgetful(self, *args):
+        before = self.carry[2]
+        honest(self, *args)
+        self.carry = (*self.carry[:2], before)
+
+    monkeypatch.setattr(_trainer.Trainer, "keep_in", forgetful)
+    with pytest.raises(AssertionError):
+        assert_same(run(student, folder, resume=True), finished[0])
+
+
+def test_only_the_newest_are_kept(student, tmp_path):
+    run(student, tmp_path, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000018", "step-00000020"]
+
+
+def test_resume_from_nothing_begins(student, finished, tmp_path):
+    assert_same(run(student, tmp_path / "new", resume=True), finished[0])
+
+
+def test_a_supervised_run_resumes_too(student, tmp_path):
+    def fit(folder, **more):
+        settings = {**SETTINGS, "steps": 12, "seed": 1, "checkpoint_dir": folder}
+        return distill.fit(student, BLOBS, **{**settings, **more})
+
+    whole = fit(tmp_path)
+    cut(tmp_path, 8)
+    assert_same(fit(tmp_path, resume=True), whole)
+
+
+OTHER_PLAN = dataclasses.replace(PLAN, stages=(PLAN.stages[0], dataclasses.replace(PLAN.stages[1], steps=11)))
+OTHER_DATA = dataclasses.replace(BLOBS, train_inputs=BLOBS.train_inputs + 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"plan": OTHER_PLAN}, r"plan\.stages\[1\]\.steps is 10 there and 11 here"),
+        ({"seed": 5}, "seed is 0 there and 5 here"),
+        ({"batch_size": 8}, "batch_size is 16 there and 8 here"),
+        ({"data": OTHER_DATA}, "data is "),
+        ({"optimizer": optax.sgd(0.1)}, r"optimizer\..* is .* there and None here"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(changes, says, student, folder):
+    with pytest.raises(distill.CheckpointError, match=says):
+        run(student, folder, resume=True, **changes)
+
+
+def test_another_model_and_version_are_refused(student, folder, monkeypatch):
+    with jax.numpy_dtype_promotion("standard"):
+        wider = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    with pytest.raises(
+        distill.CheckpointError, match=r"model\.kernel is None there and 'float32"
+    ):
+        run(wider, folder, resume=True)
+    monkeypatch.setattr("sparsekd_jax.__version__", "9.9")
+    with pytest.raises(distill.CheckpointError, match=r"version is .0\.1\.0. there and .9\.9. here"):
+        run(student, folder, resume=True)
+
+
+def files_of(folder, step=20):
+    found = [p for p in (folder / f"step-{step:08d}").rglob("*") if p.is_file() and p.stat().st_size > 8]
+    return sorted(found)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def alter(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [truncate, alter, lambda path: path.unlink()])
+def test_damage_is_refused_and_the_last_good_one_offered(damage, student, finished, folder):
+    for index in (0, -1):
+        spoiled = files_of(folder)[index]
+        whole = spoiled.read_bytes()
+        damage(spoiled)
+        with pytest.raises(
+            distill.CheckpointError, match=r"step 20 .* refused: .*resume=18 goes on"
+        ):
+            run(student, folder, resume=True)
+        spoiled.write_bytes(whole)
+    damage(files_of(folder)[0])
+    assert_same(run(student, folder, resume=18), finished[0])  # … and the offer holds
+
+
+def test_an_unreadable_manifest_is_refused(student, folder):
+    (folder / "step-00000020" / "manifest.json").write_text("{")
+    with pytest.raises(distill.CheckpointError, match=r"manifest.json is unreadable"):
+        run(student, folder, resume=True)
+    manifest = folder / "step-00000018" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
+    with pytest.raises(distill.CheckpointError, match="its format is 99, this library reads 1; resume=14"):
+        checkpoints.CheckpointStore(folder, identity(folder)).load(18)
+
+
+def identity(folder):
+    return json.loads((folder / "step-00000014" / "manifest.json").read_text())["identity"]
+
+
+def test_a_used_directory_wants_a_word(student, folder):
+    with pytest.raises(distill.CheckpointError, match=r"holds a run up to step 20: pass resume=True"):
+        run(student, folder)
+    with pytest.raises(distill.CheckpointError, match=r"no checkpoint of step 7 .*only \[4, 8"):
+        run(student, folder, resume=7)
+
+
+def test_a_directory_that_cannot_be_written_is_refused_before_training(student, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(distill.CheckpointError, match=r"cannot be written .*choose another directory"):
+        run(student, tmp_path / "file", on_progress=lambda *_: pytest.fail("it trained"))
+
+
+def test_a_full_disk_spoils_nothing(student, finished, folder, monkeypatch):
+    cut(folder, 8)
+    honest = checkpoints._write_arrays
+
+    def full(path, arrays):
+        path.mkdir()
+        (path / "part").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_write_arrays", full)
+    with pytest.raises(
+        distill.CheckpointError, match=r"step 10 .*No space .* last whole one is of step 8"
+    ):
+        run(student, folder, resume=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000004", "step-00000008"]
+    monkeypatch.setattr(checkpoints, "_write_arrays", honest)
+    assert_same(run(student, folder, resume=True), finished[0])
+
+
+def test_divergence_names_its_step_and_keeps_the_last_good_state(student, tmp_path):
+    explosive = optax.chain(optax.scale_by_schedule(lambda step: jnp.where(step < 13, -0.01, jnp.nan)))
+    with pytest.raises(distill.DivergedError, match=r"step 15 of 20; the checkpoint of step 10 is") as caught:
+        run(student, tmp_path, optimizer=explosive)
+    assert (caught.value.stage, caught.value.step, caught.value.tensor) == (2, 15, "loss")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(caught.value.params))
+    assert (tmp_path / "step-00000010").exists()
