@@ -229,6 +229,12 @@ def distill(
         bool, typer.Option("--targets-only", help="Soften the teacher's side of the loss only.")
     ] = False,
     out: Annotated[Path, typer.Option(help="Directory of the report; made if missing.")] = Path("out/digits"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted run that --out holds.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard the interrupted run that --out holds.")
+    ] = False,
 ) -> None:
     """Train a dense teacher, distil it into sparse students, and write a report.
 
@@ -273,7 +279,20 @@ def distill(
     except ValueError as error:
         hint = "; on this command line: --targets-only" if "gradient_scale" in str(error) else ""
         _refuse("--temperature" if "temperature" in str(error) else "--operator", f"{error}{hint}")
-    _run_study(settings, out)
+    _run_study(settings, out, resume=_what_is_left(out / "checkpoints", resume, restart))
+
+
+def _what_is_left(checkpoints: Path, resume: bool, restart: bool) -> bool:
+    """Whether to go on with an interrupted run; one that is there is neither taken up nor lost in silence."""
+    from shutil import rmtree
+
+    if resume and restart:
+        _refuse("--resume", "contradicts --restart; give one of them")
+    if restart:
+        rmtree(checkpoints, ignore_errors=True)
+    elif checkpoints.exists() and not resume:
+        _refuse("--out", f"{checkpoints.parent} holds an interrupted run; add --resume or --restart")
+    return resume
 
 
 def _require_folder(out: Path) -> None:
@@ -295,7 +314,9 @@ def _require_plots() -> None:
         raise typer.Exit(1)
 
 
-def _run_study(settings: "Settings", out: Path) -> None:
+def _run_study(settings: "Settings", out: Path, *, resume: bool) -> None:
+    from shutil import rmtree
+
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -308,6 +329,7 @@ def _run_study(settings: "Settings", out: Path) -> None:
     from rich.table import Table
 
     from sparsekd_jax import studies
+    from sparsekd_jax.distill import CheckpointError
 
     console = Console()
     columns = (
@@ -324,9 +346,14 @@ def _run_study(settings: "Settings", out: Path) -> None:
         def advance(label: str, done: int, total: int) -> None:
             progress.update(bar, description=label, completed=done, total=total)
 
-        report = studies.run(settings, on_progress=advance)
+        checkpoints = out / "checkpoints"
+        try:
+            report = studies.run(settings, on_progress=advance, checkpoint_dir=checkpoints, resume=resume)
+        except CheckpointError as error:
+            _refuse("--resume" if resume else "--out", str(error))
         progress.update(bar, description="done")
     paths = studies.write_report(report, out)
+    rmtree(checkpoints)  # all that they held is in the report
 
     table = Table("model", "test accuracy", "minus its teacher", "zeros")
     for row in report["summary"]:

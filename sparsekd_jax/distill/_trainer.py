@@ -1,6 +1,7 @@
 """The state of one run between scans, and the programs that move it."""
 
 import functools
+import json
 import math
 import time
 from collections.abc import Callable
@@ -354,6 +355,7 @@ class Trainer:
             "history": self.history,
         }
         self._store.save(self.step, [_as_data(a) for a in arrays], position)
+        self._store.write_text("history.jsonl", "".join(json.dumps(row) + "\n" for row in self.history))
         self._saved_at = time.monotonic()
 
     def _tally_template(self) -> Tally:

@@ -111,6 +111,15 @@ class CheckpointStore:
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self._path(old), ignore_errors=True)
 
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a small file beside the checkpoints; a reader sees the old one or the new one, whole."""
+        partial = self.folder / f".{name}"
+        try:
+            _write_durably(partial, text)
+            partial.replace(self.folder / name)
+        except OSError as error:
+            raise CheckpointError(f"{name} could not be written to {self.folder} ({error})") from error
+
     def resume(self, resume: bool | int) -> Saved | None:
         """The checkpoint to go on from: the newest, that of a step, or None to start from the beginning.
 

@@ -80,8 +80,9 @@ def run(
         batch_size: examples a step.
         record_every: steps between rows of the history.
         on_progress: called after each record with (steps done, total steps); it waits for the device.
-        checkpoint_dir: a directory of this run alone, for its checkpoints. A run that is killed and resumed
-            ends with the same bits as one that is not, on the same machine and libraries.
+        checkpoint_dir: a directory of this run alone, for its checkpoints and its history so far
+            (history.jsonl). A run that is killed and resumed ends with the same bits as one that is not, on
+            the same machine and libraries. What an optimizer closes over (its learning rate) is not checked.
         checkpoint_every: seconds between checkpoints, looked at after each record; the end is always kept.
         keep: how many of the newest checkpoints stay.
         resume: go on from the newest checkpoint, if there is one; or from that of a step.

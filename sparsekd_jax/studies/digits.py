@@ -117,7 +117,14 @@ class Settings:
             self.plan(operator, "staged")
 
 
-def run(settings: Settings, *, on_progress: Progress | None = None, laws: bool = True) -> dict[str, Any]:
+def run(
+    settings: Settings,
+    *,
+    on_progress: Progress | None = None,
+    laws: bool = True,
+    checkpoint_dir: str | Path | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
     """Train teachers and students of every seed and operator, and gather their numbers.
 
     The same settings give the same numbers on the same machine and libraries, ``timing`` apart.
@@ -126,6 +133,8 @@ def run(settings: Settings, *, on_progress: Progress | None = None, laws: bool =
         settings: what to run.
         on_progress: called as steps are done.
         laws: whether to check the operators' laws too.
+        checkpoint_dir: where each training keeps its checkpoints, in a directory of its own.
+        resume: go on with what a killed run left there.
 
     Returns:
         The report: configuration, plan, runs, summary with intervals, histories, verdicts; in JSON's types,
@@ -154,6 +163,10 @@ def run(settings: Settings, *, on_progress: Progress | None = None, laws: bool =
     def report(label: str) -> Callable[[int, int], None]:
         return lambda step, _: on_progress(label, done + step, total) if on_progress else None
 
+    def checkpoints(*names: str) -> dict[str, Any]:
+        folder = Path(checkpoint_dir, *names) if checkpoint_dir is not None else None
+        return {"checkpoint_dir": folder, "resume": resume}
+
     def keep(result: distill.Result, seed: int, operator: str | None, method: str) -> None:
         params = nnx.to_pure_dict(nnx.state(result.student, nnx.Param))
         key = {"operator": operator, "method": method, "seed": seed}
@@ -178,6 +191,7 @@ def run(settings: Settings, *, on_progress: Progress | None = None, laws: bool =
             steps=settings.teacher_steps,
             seed=2 * seed,  # even seeds order the teachers' data, odd ones the students'
             on_progress=report(f"seed {seed}: teacher"),
+            **checkpoints(f"seed-{seed}", "teacher"),
             **common,
         )
         keep(teacher, seed, None, "teacher")
@@ -191,6 +205,7 @@ def run(settings: Settings, *, on_progress: Progress | None = None, laws: bool =
                     settings.plan(operator, method),
                     seed=2 * seed + 1,
                     on_progress=report(f"seed {seed}: {operator}, {settings.method_label(method)}"),
+                    **checkpoints(f"seed-{seed}", operator, method),
                     **common,
                 )
                 keep(result, seed, operator, method)

@@ -101,8 +101,11 @@ STEPS = [4, 8, 10, 14, 18, 20]
 
 
 def test_it_saves_at_every_record_and_at_the_end(finished):
-    names = sorted(path.name for path in finished[1].iterdir())
-    assert names == [f"step-{step:08d}" for step in STEPS]
+    result, folder = finished
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["history.jsonl", *(f"step-{step:08d}" for step in STEPS)]
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert rows == result.history
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -133,7 +136,7 @@ def test_a_resume_that_forgets_the_moments_is_noticed(student, finished, folder,
 
 def test_only_the_newest_are_kept(student, tmp_path):
     run(student, tmp_path, keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000018", "step-00000020"]
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000018", "step-00000020"]
 
 
 def test_resume_from_nothing_begins(student, finished, tmp_path):
@@ -246,7 +249,11 @@ def test_a_full_disk_spoils_nothing(student, finished, folder, monkeypatch):
     monkeypatch.setattr(checkpoints, "_write_arrays", full)
     with pytest.raises(distill.CheckpointError, match=r"step 10 .*No space .* last whole one is of step 8"):
         run(student, folder, resume=True)
-    assert sorted(path.name for path in folder.iterdir()) == ["step-00000004", "step-00000008"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "history.jsonl",
+        "step-00000004",
+        "step-00000008",
+    ]
     monkeypatch.setattr(checkpoints, "_write_arrays", honest)
     assert_same(run(student, folder, resume=True), finished[0])
 

@@ -140,6 +140,36 @@ def test_the_page_stands_alone_and_carries_the_numbers(report, page):
     assert "Laws of the operator" not in page
 
 
+def test_an_interrupted_study_loses_nothing(report, tmp_path, monkeypatch):
+    honest, calls = distill.run, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return honest(*args, **kwargs)
+
+    monkeypatch.setattr(distill, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        studies.run(SMALL, laws=False, checkpoint_dir=tmp_path)
+    monkeypatch.setattr(distill, "run", honest)
+    with pytest.raises(distill.CheckpointError, match="resume=True"):
+        studies.run(SMALL, laws=False, checkpoint_dir=tmp_path)
+    again = studies.run(SMALL, laws=False, checkpoint_dir=tmp_path, resume=True)
+    assert again["runs"] == report["runs"]
+    assert again["history"] == report["history"]
+
+
+def test_the_command_line_wants_a_word_about_an_interrupted_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    both = ("--resume", "--restart")
+    for flags, says in (((), "add --resume or --restart"), (both, "contradicts --restart")):
+        arguments = ["distill", "--out", str(tmp_path), *flags]
+        result = CliRunner().invoke(app, arguments, env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"})
+        assert result.exit_code == 2
+        assert says in result.output
+
+
 def test_the_command_line_writes_the_same_run(report, page, tmp_path, monkeypatch):
     """End to end, with the fixture's settings so that everything is compiled already."""
     small = functools.partial(studies.Settings, hidden=SMALL.hidden)
