@@ -317,6 +317,7 @@ def _require_plots() -> None:
 def _run_study(settings: "Settings", out: Path, *, resume: bool) -> None:
     from shutil import rmtree
 
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -355,7 +356,7 @@ def _run_study(settings: "Settings", out: Path, *, resume: bool) -> None:
     paths = studies.write_report(report, out)
     rmtree(checkpoints)  # all that they held is in the report
 
-    table = Table("model", "test accuracy", "minus its teacher", "zeros")
+    table = Table("model", "test accuracy", "minus its teacher", "zeros", box=SIMPLE_HEAD, pad_edge=False)
     for row in report["summary"]:
         difference = row["difference"]
         table.add_row(

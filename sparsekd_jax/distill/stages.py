@@ -1,6 +1,7 @@
 """A plan of stages, as data: what is pruned when, for how long, at which temperature."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -48,6 +49,37 @@ class Plan:
     score: str
     pattern: str
 
+    def __post_init__(self) -> None:
+        if not callable(self.operator):
+            raise ValueError(
+                f"operator must be a name, an operator or a function (p, T) -> q, got {self.operator!r}"
+            )
+        if not self.stages:
+            raise ValueError("stages is empty: a plan needs at least one")
+        if not 0.0 <= self.alpha <= 1.0:
+            raise ValueError(
+                f"alpha must lie in [0, 1], got {self.alpha:g}; it is the weight of the hard labels"
+            )
+        for argument, choice, known in (
+            ("score", self.score, sparsity_room.SCORES),
+            ("pattern", self.pattern, sparsity_room.PATTERNS),
+        ):
+            if choice not in known:
+                raise ValueError(f"{argument} {choice!r} is unknown; known: {', '.join(known)}")
+        before = 0.0
+        for number, stage in enumerate(self.stages, start=1):
+            _require_temperature(self.operator, stage.temperature, number)
+            if not before <= stage.sparsity < 1.0:
+                raise ValueError(
+                    f"sparsity of stage {number} is {stage.sparsity:g} after {before:g}; it must lie in "
+                    "[0, 1) and not fall"
+                )
+            if stage.steps < 1:
+                raise ValueError(f"steps of stage {number} is {stage.steps}; every stage needs at least one")
+            if not (math.isfinite(stage.scale) and stage.scale > 0):
+                raise ValueError(f"scale must be a positive number, got {stage.scale} (stage {number})")
+            before = stage.sparsity
+
     @property
     def total_steps(self) -> int:
         """Optimizer steps of all stages."""
@@ -67,6 +99,46 @@ class Plan:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         stages = [dataclasses.asdict(stage) for stage in self.stages]
         return {**fields, "operator": self.operator_name, "stages": stages}
+
+    def to_json(self) -> str:
+        """The plan as JSON, which `from_json` reads back.
+
+        Raises:
+            ValueError: the operator is not one that its name leads back to, such as a function of your own.
+
+        >>> plan = stages(operator="mixture", num_stages=2, total_steps=20)
+        >>> Plan.from_json(plan.to_json()).describe() == plan.describe()
+        True
+        """
+        try:
+            known = operators.parse(self.operator_name).name == self.operator_name
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(
+                f"operator {self.operator_name} cannot be written to JSON, only those of operators.names(); "
+                "keep the code that makes the plan instead"
+            )
+        return json.dumps(self.describe(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """A plan from `to_json`'s text, edited or not: it is validated as any other.
+
+        Raises:
+            ValueError: not JSON, an unknown or missing field (it is named), or a value outside its range.
+        """
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"the plan is not JSON: {error}") from error
+        _require_fields(fields, cls, "the plan")
+        if not isinstance(fields["stages"], list):
+            raise ValueError("stages must be a list in the plan")
+        for number, stage in enumerate(fields["stages"], start=1):
+            _require_fields(stage, Stage, f"stage {number}")
+        made = tuple(Stage(**stage) for stage in fields["stages"])
+        return cls(**{**fields, "operator": operators.parse(str(fields["operator"])), "stages": made})
 
     def __str__(self) -> str:
         sides = "both sides softened" if self.soften_student else "targets softened"
@@ -89,14 +161,18 @@ def stages(
     sparsity: float = 0.95,
     num_stages: int = 5,
     schedule: str | sparsity_room.Schedule = "cubic",
-    total_steps: int = 2500,
+    total_steps: int | None = None,
+    steps_per_stage: int | None = None,
     alpha: float = 0.1,
     soften_student: bool = True,
     scale: float | None = None,
     score: str = "magnitude",
     pattern: str = "global",
 ) -> Plan:
-    """A plan of n stages that share a total effort: stage k prunes to s_k = s·g(k/n), then trains.
+    """A plan of n stages: stage k prunes to s_k = s·g(k/n), then trains.
+
+    Either the total effort is fixed and n stages share it (``total_steps``), or the effort of each stage is
+    (``steps_per_stage``). A claim about n says which: see theory.md section 4, budget.
 
     Args:
         operator: a name, a softening operator, or a function ``(p, temperature) -> q``.
@@ -104,7 +180,9 @@ def stages(
         sparsity: final share of zeros among the prunable weights, in [0, 1); 0 trains a dense student.
         num_stages: n ≥ 1; one stage prunes everything before the first step.
         schedule: "one-shot", "linear", "cubic", or a function g.
-        total_steps: optimizer steps of all stages together; they differ by at most one between stages.
+        total_steps: optimizer steps of all stages together, 2,500 where neither budget is given; stages
+            differ by at most one.
+        steps_per_stage: optimizer steps of each stage, in place of ``total_steps``.
         alpha: weight of the hard labels, in [0, 1].
         soften_student: soften both sides, or the targets only.
         scale: gradient scale of the distillation term; by default `gradient_scale` of operator and T.
@@ -124,8 +202,11 @@ def stages(
         2    0.9000            4     16     50
     """
     op = operators.get(operator) if isinstance(operator, str) else operator
-    if not callable(op):
-        raise ValueError(f"operator must be a name, an operator or a function (p, T) -> q, got {operator!r}")
+    if total_steps is not None and steps_per_stage is not None:
+        raise ValueError("total_steps and steps_per_stage are two budgets; give one of them")
+    if steps_per_stage is not None:
+        total_steps = steps_per_stage * num_stages
+    total_steps = 2500 if total_steps is None else total_steps
     levels = sparsity_room.sparsities(schedule, sparsity, num_stages)
     if isinstance(temperature, Sequence):
         temperatures = [float(t) for t in temperature]
@@ -133,20 +214,8 @@ def stages(
             raise ValueError(f"temperature lists {len(temperatures)} values for num_stages = {num_stages}")
     else:
         temperatures = [float(temperature)] * num_stages
-    for k, t in enumerate(temperatures, start=1):
-        _require_temperature(op, t, k)
     if total_steps < num_stages:
         raise ValueError(f"total_steps = {total_steps} is less than one a stage (num_stages = {num_stages})")
-    if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"alpha must lie in [0, 1], got {alpha:g}; it is the weight of the hard labels")
-    if scale is not None and not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale must be a positive number, got {scale}")
-    for argument, choice, known in (
-        ("score", score, sparsity_room.SCORES),
-        ("pattern", pattern, sparsity_room.PATTERNS),
-    ):
-        if choice not in known:
-            raise ValueError(f"{argument} {choice!r} is unknown; known: {', '.join(known)}")
     ends = [total_steps * k // num_stages for k in range(num_stages + 1)]
     return Plan(
         operator=op,
@@ -164,6 +233,15 @@ def stages(
         score=score,
         pattern=pattern,
     )
+
+
+def _require_fields(given: Any, cls: type, where: str) -> None:
+    wanted = [field.name for field in dataclasses.fields(cls)]
+    if not isinstance(given, dict):
+        raise ValueError(f"{where} must be an object with the fields {', '.join(wanted)}")
+    for name in [*(n for n in wanted if n not in given), *(n for n in given if n not in wanted)]:
+        what = "is missing" if name in wanted else f"is unknown; known: {', '.join(wanted)}"
+        raise ValueError(f"{name} {what} in {where}")
 
 
 def _require_temperature(operator: Operator, temperature: float, stage: int) -> None:

@@ -37,6 +37,61 @@ def test_a_plan_prints_and_serialises():
     assert [stage["temperature"] for stage in described["stages"]] == [4.0, 2.0]
 
 
+@pytest.mark.parametrize("operator", ["power", "mixture", "tsallis(1.5)", "euclidean-entropy-projection"])
+def test_json_and_back(operator):
+    plan = distill.stages(
+        operator=operators.parse(operator),
+        temperature=[4.0, 2.5, 1.1],
+        num_stages=3,
+        total_steps=100,
+        alpha=0.1,
+    )
+    again = distill.Plan.from_json(plan.to_json())
+    assert again.describe() == plan.describe()
+    assert again.stages == plan.stages
+    assert again.operator_name == operator
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda plan: plan.pop("alpha"), "alpha is missing in the plan"),
+        (lambda plan: plan.update(colour=1), "colour is unknown; known: operator, stages"),
+        (lambda plan: plan["stages"][1].pop("steps"), "steps is missing in stage 2"),
+        (lambda plan: plan["stages"][1].update(steps=0), "steps of stage 2 is 0"),
+        (lambda plan: plan["stages"][1].update(sparsity=0.1), r"sparsity of stage 2 is 0\.1 after 0\."),
+        (lambda plan: plan["stages"][0].update(temperature=-1), r"temperature must be .*got -1 \(stage 1\)"),
+        (lambda plan: plan.update(stages=[]), "stages is empty"),
+        (lambda plan: plan.update(operator="powr"), "did you mean 'power'"),
+        (lambda plan: plan.update(alpha=2), r"alpha must lie in \[0, 1\], got 2"),
+    ],
+)
+def test_an_edited_plan_is_validated_as_any_other(edit, message):
+    plan = json.loads(distill.stages(num_stages=2, total_steps=10).to_json())
+    edit(plan)
+    with pytest.raises(ValueError, match=message):
+        distill.Plan.from_json(json.dumps(plan))
+
+
+def test_what_json_cannot_say_is_refused():
+    def halfway(p, temperature):
+        return p / temperature + (1 - 1 / temperature) / p.shape[-1]
+
+    with pytest.raises(ValueError, match="operator halfway cannot be written to JSON"):
+        distill.stages(operator=halfway, scale=1.0).to_json()
+    with pytest.raises(ValueError, match="not JSON"):
+        distill.Plan.from_json("{")
+
+
+def test_the_two_budgets():
+    shared = [distill.stages(num_stages=n, total_steps=120).total_steps for n in (1, 2, 5)]
+    each = [distill.stages(num_stages=n, steps_per_stage=120).total_steps for n in (1, 2, 5)]
+    assert shared == [120, 120, 120]
+    assert each == [120, 240, 600]
+    with pytest.raises(ValueError, match="two budgets"):
+        distill.stages(total_steps=10, steps_per_stage=10)
+
+
 def test_operators_come_by_name_as_objects_and_as_functions():
     assert distill.stages(operator=operators.get("power")).operator_name == "power"
 
