@@ -2,6 +2,7 @@
 
 from sparsekd_jax.distill._trainer import DataSet, DivergedError
 from sparsekd_jax.distill.checkpoints import CheckpointError
+from sparsekd_jax.distill.ensemble import run_ensemble
 from sparsekd_jax.distill.loop import Result, evaluate, fit, run
 from sparsekd_jax.distill.losses import (
     Operator,
@@ -35,6 +36,7 @@ __all__ = [
     "kl_from_logs",
     "paired_difference",
     "run",
+    "run_ensemble",
     "save_safetensors",
     "soften_log_probs",
     "stages",
