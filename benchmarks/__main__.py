@@ -1,4 +1,4 @@
-"""``python -m benchmarks [operators|axioms|all] [--json F]``: time this library on this machine."""
+"""``python -m benchmarks [operators|axioms|training|all] [--json F]``: time this library on this machine."""
 
 import enum
 import json
@@ -16,6 +16,7 @@ class What(enum.StrEnum):
 
     OPERATORS = "operators"
     AXIOMS = "axioms"
+    TRAINING = "training"
     ALL = "all"
 
 
@@ -34,11 +35,11 @@ def main(
         list[str] | None, typer.Option(help="Operator to time, by name or label; repeat for several.")
     ] = None,
 ) -> None:
-    """Time the operators against softmax, and the axiom checker against its bound."""
+    """Time operators against softmax, the axiom checker against its bound, training against a plain loop."""
     if json_path is not None and not json_path.parent.is_dir():
         raise typer.BadParameter(f"the directory {json_path.parent} does not exist", param_hint="'--json'")
     # jax loads here, after the mistakes that need no jax to see.
-    from benchmarks import axiom_checks, machine, operators
+    from benchmarks import axiom_checks, machine, operators, training
 
     families = tuple(only) if only else operators.FAMILIES
     console = Console()
@@ -63,6 +64,10 @@ def main(
             )
             result["axioms"] = checked
             console.print(axiom_checks.table(checked))
+        if what in (What.TRAINING, What.ALL):
+            trained = training.measure(progress=lambda label: status.update(f"training: {label}"))
+            result["training"] = trained
+            console.print(training.table(trained))
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         console.print(f"Numbers: {json_path}", soft_wrap=True)

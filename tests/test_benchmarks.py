@@ -2,10 +2,11 @@
 
 import json
 
+import jax
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import axiom_checks, operators
+from benchmarks import axiom_checks, operators, training
 from benchmarks.__main__ import app
 
 
@@ -42,6 +43,22 @@ def test_checks_are_timed_with_their_outcome():
     assert row["ok"]
     assert row["wall_s"] > 0
     assert axiom_checks.table(result).row_count == 1
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_training_is_set_beside_a_plain_loop():
+    result = training.measure(steps=4, members=(2,), rounds=1, progress=lambda label: None)
+    assert [row["loop"] for row in result["loops"]] == ["plain loop", "run", "dense run"]
+    assert result["loops"][0]["ratio"] == 1
+    assert result["ensembles"][0]["ratio"] > 0
+    assert training.table(result).row_count == 4
+
+
+@pytest.fixture
+def standard_promotion():
+    """The plain loop calls optax directly, which is not written for strict promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,183 @@
+"""The training loop on the digits job, beside what a user would write, in one run, as ratios.
+
+The job: the MLP 64-256-256-10 on digits, batch 128, AdamW, power at T = 4, 90 % sparse in two stages. What is
+timed, each after one warm-up run of the same programs, in interleaved rounds:
+
+- ``run``: `distill.run`, scans on device.
+- ``plain loop``: a Python loop over one jitted step, dense: the baseline.
+- ``dense run``: `distill.run` at sparsity 0, so that ``run``/``dense run`` is what masks cost.
+- ``M in sequence``, ``M as an ensemble``: M seeds one after another, and `distill.run_ensemble`; compiled
+  already, and once more with the compilation counted.
+- ``resume``: loading the last of a run's checkpoints, beyond what the same run costs.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+from rich import box
+from rich.table import Table
+
+from sparsekd_jax import data, distill, models
+
+
+def measure(
+    *, steps: int = 1000, members: tuple[int, ...] = (1, 4, 16), rounds: int = 5, progress: Callable = print
+) -> dict[str, Any]:
+    """Time the loop, its masks, ensembles and a resume.
+
+    Args:
+        steps: optimizer steps of a run.
+        members: sizes of the ensembles.
+        rounds: interleaved rounds.
+        progress: called with what is being timed.
+
+    Returns:
+        ``{"steps", "rounds", "loops", "ensembles", "resume_s"}``, seconds and ratios.
+    """
+    digits = data.digits()
+    optimizer = optax.adamw(1e-3)
+    sparse = distill.stages(sparsity=0.9, num_stages=2, total_steps=steps)
+    dense = distill.stages(sparsity=0.0, num_stages=1, total_steps=steps)
+    teacher = _mlp(100)
+    common: dict[str, Any] = {"optimizer": optimizer, "record_every": steps}
+    loops = {
+        "plain loop": _plain_loop(teacher, digits, optimizer, steps),
+        "run": lambda: distill.run(_mlp(0), teacher, digits, sparse, seed=0, **common),
+        "dense run": lambda: distill.run(_mlp(0), teacher, digits, dense, seed=0, **common),
+    }
+    progress("loops")
+    times = _interleaved(loops, rounds)
+    base = times["plain loop"]
+    rows = [
+        {"loop": name, "steps_per_s": round(steps / t), "ratio": round(base / t, 2)}
+        for name, t in times.items()
+    ]
+    ensembles = []
+    for size in members:
+        progress(f"an ensemble of {size}")
+        students, teachers = [_mlp(m) for m in range(size)], [teacher] * size
+
+        def together(students: list = students, teachers: list = teachers) -> None:
+            seeds = range(len(students))
+            distill.run_ensemble(students, teachers, digits, sparse, seeds=seeds, **common)
+
+        def in_sequence(students: list = students) -> None:
+            for seed, student in enumerate(students):
+                distill.run(student, teacher, digits, sparse, seed=seed, **common)
+
+        cold = {}
+        for name, call in (("sequence", in_sequence), ("ensemble", together)):
+            jax.clear_caches()
+            cold[name] = _seconds(call)
+        warm = _interleaved({"sequence": in_sequence, "ensemble": together}, max(2, rounds // 2))
+        ensembles.append(
+            {
+                "members": size,
+                "sequence_s": round(warm["sequence"], 2),
+                "ensemble_s": round(warm["ensemble"], 2),
+                "ratio": round(warm["sequence"] / warm["ensemble"], 2),
+                "ratio_with_compilation": round(cold["sequence"] / cold["ensemble"], 2),
+            }
+        )
+    progress("a resume")
+    with tempfile.TemporaryDirectory() as folder:
+        where = {"checkpoint_dir": Path(folder) / "run"}
+        distill.run(_mlp(0), teacher, digits, sparse, seed=0, **common, **where)
+        resumed = median(
+            _seconds(
+                lambda: distill.run(_mlp(0), teacher, digits, sparse, seed=0, resume=True, **common, **where)
+            )
+            for _ in range(rounds)
+        )
+    return {
+        "steps": steps,
+        "rounds": rounds,
+        "loops": rows,
+        "ensembles": ensembles,
+        "resume_s": round(resumed, 2),
+    }
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The measurements as one table."""
+    out = Table(
+        title=f"digits, {result['steps']} steps, {result['rounds']} interleaved rounds; a finished run resumes in "
+        f"{result['resume_s']:.2f} s",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    out.add_column("what")
+    out.add_column("speed", justify="right")
+    out.add_column("ratio", justify="right")
+    for row in result["loops"]:
+        out.add_row(row["loop"], f"{row['steps_per_s']:,} steps/s", f"{row['ratio']:.2f} × plain loop")
+    for row in result["ensembles"]:
+        out.add_row(
+            f"{row['members']} as an ensemble",
+            f"{row['ensemble_s']:.2f} s",
+            f"{row['ratio']:.2f} × in sequence ({row['ratio_with_compilation']:.2f} with compilation)",
+        )
+    return out
+
+
+def _mlp(seed: int) -> nnx.Module:
+    return models.MLP((64, 256, 256, 10), rngs=nnx.Rngs(seed))
+
+
+def _plain_loop(
+    teacher: nnx.Module, digits: data.Arrays, optimizer: optax.GradientTransformation, steps: int
+) -> Callable[[], Any]:
+    """One jitted step a batch, from Python: the teacher's logits beforehand, batches by numpy indexing."""
+    import numpy as np
+
+    graphdef, start = nnx.split(_mlp(0), nnx.Param)
+    logits = np.asarray(teacher(digits.train_inputs))
+
+    @jax.jit
+    def step(params: Any, state: Any, x: Any, z: Any, y: Any) -> Any:
+        def loss(params: Any) -> Any:
+            log_p = nnx.merge(graphdef, params)(x)
+            targets = jax.nn.softmax(z / 4)
+            soft = optax.softmax_cross_entropy(log_p / 4, targets).mean()
+            hard = optax.softmax_cross_entropy_with_integer_labels(log_p, y).mean()
+            return 0.9 * 16 * soft + 0.1 * hard
+
+        gradients = jax.grad(loss)(params)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def loop() -> Any:
+        draw = np.random.default_rng(0)
+        params, state = start, optimizer.init(start)
+        for _ in range(steps):
+            rows = draw.integers(0, len(logits), 128)
+            params, state = step(
+                params, state, digits.train_inputs[rows], logits[rows], digits.train_labels[rows]
+            )
+        return jax.block_until_ready(params)
+
+    return loop
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(_seconds(call))
+    return {name: median(own) for name, own in times.items()}
