@@ -45,12 +45,12 @@ def measure(
     optimizer = optax.adamw(1e-3)
     sparse = distill.stages(sparsity=0.9, num_stages=2, total_steps=steps)
     dense = distill.stages(sparsity=0.0, num_stages=1, total_steps=steps)
-    teacher = _mlp(100)
+    teacher, student = _mlp(100), _mlp(0)
     common: dict[str, Any] = {"optimizer": optimizer, "record_every": steps}
     loops = {
         "plain loop": _plain_loop(teacher, digits, optimizer, steps),
-        "run": lambda: distill.run(_mlp(0), teacher, digits, sparse, seed=0, **common),
-        "dense run": lambda: distill.run(_mlp(0), teacher, digits, dense, seed=0, **common),
+        "run": lambda: distill.run(student, teacher, digits, sparse, seed=0, **common),
+        "dense run": lambda: distill.run(student, teacher, digits, dense, seed=0, **common),
     }
     progress("loops")
     times = _interleaved(loops, rounds)
@@ -89,10 +89,10 @@ def measure(
     progress("a resume")
     with tempfile.TemporaryDirectory() as folder:
         where = {"checkpoint_dir": Path(folder) / "run"}
-        distill.run(_mlp(0), teacher, digits, sparse, seed=0, **common, **where)
+        distill.run(student, teacher, digits, sparse, seed=0, **common, **where)
         resumed = median(
             _seconds(
-                lambda: distill.run(_mlp(0), teacher, digits, sparse, seed=0, resume=True, **common, **where)
+                lambda: distill.run(student, teacher, digits, sparse, seed=0, resume=True, **common, **where)
             )
             for _ in range(rounds)
         )
@@ -108,8 +108,8 @@ def measure(
 def table(result: dict[str, Any]) -> Table:
     """The measurements as one table."""
     out = Table(
-        title=f"digits, {result['steps']} steps, {result['rounds']} interleaved rounds; a finished run resumes in "
-        f"{result['resume_s']:.2f} s",
+        title=f"digits, {result['steps']} steps, {result['rounds']} interleaved rounds; "
+        f"a finished run resumes in {result['resume_s']:.2f} s",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
