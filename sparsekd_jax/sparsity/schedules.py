@@ -1,10 +1,14 @@
 """How sparse each stage is: the target sparsity s_1 ≤ … ≤ s_n = s of every stage, as plain numbers."""
 
-import difflib
+import math
 from collections.abc import Callable
 
-Schedule = Callable[[float], float]
-"""Maps the share of the stages begun, k/n in (0, 1], to the share of the final sparsity reached."""
+from sparsekd_jax.sparsity._arguments import call_with, named, percent_hint
+
+Schedule = Callable[..., float]
+"""Maps the share of the stages begun, k/n in (0, 1], to the share of the final sparsity reached.
+
+A function that names a second argument ``final`` is given the final sparsity."""
 
 
 def one_shot(progress: float) -> float:
@@ -56,14 +60,43 @@ def cubic(progress: float) -> float:
     return 1.0 - (1.0 - progress) ** 3
 
 
-SCHEDULES: dict[str, Schedule] = {"one-shot": one_shot, "linear": linear, "cubic": cubic}
+def geometric(progress: float, *, final: float) -> float:
+    """Every stage keeps the same share of what is left: ``g(x) = (1 − (1 − s)^x)/s``.
+
+    So ``1 − s_k = (1 − s)^(k/n)``: each stage multiplies the remaining weights by ``(1 − s)^(1/n)``.
+
+    Args:
+        progress: k/n, in (0, 1].
+        final: final sparsity s, a share in [0, 1).
+
+    Returns:
+        Share of the final sparsity, in [0, 1]; at s = 0 its limit x.
+
+    Reference:
+        Frankle and Carbin, "The lottery ticket hypothesis", arXiv 1803.03635: iterative pruning.
+
+    >>> [round(0.75 * geometric(k / 2, final=0.75), 4) for k in (1, 2)]
+    [0.5, 0.75]
+    """
+    if final == 0.0:
+        return progress
+    return math.expm1(progress * math.log1p(-final)) / -final
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "one-shot": one_shot,
+    "linear": linear,
+    "cubic": cubic,
+    "geometric": geometric,
+}
 
 
 def sparsities(schedule: str | Schedule, final: float, num_stages: int) -> tuple[float, ...]:
     """The sparsity after each prune: ``s_k = s · g(k/n)``, k = 1 … n, ending exactly at s.
 
     Args:
-        schedule: "one-shot", "linear", "cubic", or a function g of k/n.
+        schedule: "one-shot", "linear", "cubic", "geometric", or a function g of k/n; one that names an
+            argument ``final`` is given s too.
         final: final sparsity s, a share in [0, 1).
         num_stages: n ≥ 1.
 
@@ -76,18 +109,15 @@ def sparsities(schedule: str | Schedule, final: float, num_stages: int) -> tuple
 
     >>> [round(s, 4) for s in sparsities("cubic", 0.95, 5)]
     [0.4636, 0.7448, 0.8892, 0.9424, 0.95]
+    >>> [round(s, 4) for s in sparsities("geometric", 0.9375, 4)]
+    [0.5, 0.75, 0.875, 0.9375]
     """
-    if isinstance(schedule, str) and schedule not in SCHEDULES:
-        close = difflib.get_close_matches(schedule, SCHEDULES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"schedule {schedule!r} is unknown{hint} (known: {', '.join(SCHEDULES)})")
+    reach = named("schedule", schedule, SCHEDULES)
     if num_stages < 1:
         raise ValueError(f"num_stages must be at least 1, got {num_stages}")
     if not 0.0 <= final < 1.0:
-        hint = f"; did you mean {final / 100:g}?" if 1.0 < final < 100.0 else ""
-        raise ValueError(f"sparsity must be a share in [0, 1), got {final:g}{hint}")
-    reach = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
-    shares = [float(reach(k / num_stages)) for k in range(1, num_stages + 1)]
+        raise ValueError(f"sparsity must be a share in [0, 1), got {final:g}{percent_hint(final)}")
+    shares = [float(call_with(reach, k / num_stages, {}, final=final)) for k in range(1, num_stages + 1)]
     if abs(shares[-1] - 1.0) > 1e-9:
         raise ValueError(f"schedule must reach 1 at the last stage, it reaches {shares[-1]:.6g}")
     for k, (before, after) in enumerate(zip([0.0, *shares], shares, strict=False), start=1):

@@ -1,0 +1,48 @@
+"""Pytrees of parameters beside pytrees of masks: mapping, names, agreement of shapes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+
+def map_masks(function: Callable[..., Any], masks: PyTree, *trees: PyTree) -> PyTree:
+    """``jax.tree.map`` in which a None of the first tree is a leaf, so that it meets the others' arrays."""
+    return jax.tree.map(function, masks, *trees, is_leaf=lambda leaf: leaf is None)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A parameter's path as ``layers.0.kernel``, without the ``value`` that NNX variables add to it."""
+    parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
+    if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and parts[-1] == "value":
+        parts.pop()
+    return ".".join(parts)
+
+
+def named_leaves(params: PyTree) -> dict[str, Array]:
+    """The arrays of a pytree by name, in the pytree's order."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+
+
+def widened(*arrays: Array) -> tuple[Array, ...]:
+    """The arrays in their common dtype, float32 at least."""
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(jnp.float32, *arrays)
+    return tuple(array.astype(dtype) for array in arrays)
+
+
+def require_like(argument: str, tree: PyTree, params: PyTree) -> None:
+    """Refuse a tree that has not the structure and the shapes of the parameters."""
+    structure: Any = jax.tree.structure(params)
+    if structure != jax.tree.structure(tree):
+        raise ValueError(
+            f"{argument} must have the tree structure of params: got leaves "
+            f"{', '.join(named_leaves(tree)) or 'none'}, params has {', '.join(named_leaves(params))}"
+        )
+    for (name, leaf), weight in zip(named_leaves(params).items(), jax.tree.leaves(tree), strict=True):
+        if leaf.shape != weight.shape:
+            raise ValueError(
+                f"{argument} must have the shapes of params: {name} is {weight.shape}, not {leaf.shape}"
+            )

@@ -1,0 +1,171 @@
+"""Inside chains, around and inside MultiSteps: what is zero when, and what is counted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sparsekd_jax import sparsity
+
+EVERY = 4
+INNERS = {
+    "momentum": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adamw": lambda: optax.adamw(1e-2, weight_decay=0.1),
+    "noisy": lambda: optax.chain(optax.add_noise(0.1, 0.5, 0), optax.sgd(0.1)),
+}
+WRAPPINGS = {
+    "alone": lambda inner: sparsity.sparsify(inner),
+    "last in a chain": lambda inner: optax.chain(
+        optax.clip_by_global_norm(1.0), optax.add_decayed_weights(0.1), sparsity.sparsify(inner)
+    ),
+    "around a chain": lambda inner: sparsity.sparsify(optax.chain(inner, optax.scale(0.5))),
+    "around MultiSteps": lambda inner: sparsity.sparsify(
+        optax.MultiSteps(inner, EVERY).gradient_transformation()
+    ),
+    "inside MultiSteps": lambda inner: optax.MultiSteps(
+        sparsity.sparsify(inner), EVERY
+    ).gradient_transformation(),
+    "inside both": lambda inner: optax.MultiSteps(
+        optax.chain(optax.scale(2.0), sparsity.sparsify(inner)), EVERY
+    ).gradient_transformation(),
+}
+
+
+def tree(seed, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    return {"w": jnp.asarray(rng.normal(size=(40, 25)), dtype), "b": jnp.asarray(rng.normal(size=25), dtype)}
+
+
+def node(state):
+    """The SparsifyState inside, found by other means than the room's."""
+    leaves = jax.tree.leaves(state, is_leaf=lambda n: hasattr(n, "num_updates"))
+    return next(leaf for leaf in leaves if hasattr(leaf, "num_updates"))
+
+
+def stepper(tx):
+    @jax.jit
+    def step(gradients, state, params):
+        with jax.numpy_dtype_promotion("standard"):  # MultiSteps is not written for strict promotion
+            updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+@pytest.mark.parametrize("wrapping", list(WRAPPINGS))
+@pytest.mark.parametrize("name", list(INNERS))
+def test_zeros_are_exact_at_every_micro_step_once_masks_are_applied(name, wrapping):
+    tx = WRAPPINGS[wrapping](INNERS[name]())
+    step, params = stepper(tx), tree(0)
+    state = tx.init(params)
+    seed = 0
+    for rate in (0.5, 0.9):
+        state = sparsity.update_masks(state, params, rate)
+        mask = np.asarray(sparsity.current_masks(state)["w"])
+        assert (~mask).sum() == round(rate * 1000)
+        params = sparsity.apply_masks(params, sparsity.current_masks(state))
+        for _ in range(2 * EVERY):
+            seed += 1
+            params, state = step(tree(seed), state, params)
+            np.testing.assert_array_equal(np.asarray(params["w"]) == 0, ~mask)
+
+
+@pytest.mark.parametrize("wrapping", list(WRAPPINGS))
+def test_without_apply_masks_the_first_update_makes_the_zeros(wrapping):
+    tx = WRAPPINGS[wrapping](INNERS["adamw"]())
+    step, params = stepper(tx), tree(0)
+    state = sparsity.update_masks(tx.init(params), params, 0.5)
+    zeros = []
+    for seed in range(1, 2 * EVERY + 1):
+        params, state = step(tree(seed), state, params)
+        zeros.append(int((np.asarray(params["w"]) == 0).sum()))
+    first = EVERY - 1 if wrapping.startswith("inside") else 0
+    assert zeros == [0] * first + [500] * (2 * EVERY - first)
+
+
+@pytest.mark.parametrize("wrapping", list(WRAPPINGS))
+def test_num_updates_counts_updates_inside_multisteps_and_micro_steps_around_it(wrapping):
+    tx = WRAPPINGS[wrapping](INNERS["adamw"]())
+    step, params = stepper(tx), tree(0)
+    state = tx.init(params)
+    counts, first = [], params
+    for seed in range(1, 2 * EVERY + 1):
+        params, state = step(tree(seed), state, params)
+        counts.append(int(node(state).num_updates))
+    micro = list(range(1, 2 * EVERY + 1))
+    assert counts == ([k // EVERY for k in micro] if wrapping.startswith("inside") else micro)
+    assert (np.asarray(params["w"]) != np.asarray(first["w"])).all()
+    before = counts[-1]
+    state = sparsity.update_masks(state, params, 0.5)
+    params, state = sparsity.regrow(state, params, tree(9), 0.1)
+    assert int(node(state).num_updates) == before, "changing masks is no update"
+
+
+def test_multisteps_inside_and_around_train_alike():
+    """With zeros held from the start the two orders are the same training, up to the mean's rounding."""
+    results = []
+    for wrapping in ("around MultiSteps", "inside MultiSteps"):
+        tx = WRAPPINGS[wrapping](optax.adam(1e-2))
+        step, params = stepper(tx), tree(0)
+        state = sparsity.update_masks(tx.init(params), params, 0.8)
+        params = sparsity.apply_masks(params, sparsity.current_masks(state))
+        for seed in range(1, 3 * EVERY + 1):
+            params, state = step(tree(seed), state, params)
+        results.append(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *results)
+
+
+def test_gradients_accumulated_before_a_prune_are_forgotten_with_the_moments():
+    tx = WRAPPINGS["around MultiSteps"](optax.adam(1e-2))
+    step, params = stepper(tx), tree(0)
+    params, state = step(tree(1), tx.init(params), params)
+    state = sparsity.update_masks(state, params, 0.5)
+    dropped = ~np.asarray(state.masks["w"])
+    accumulated = np.asarray(state.inner_state.acc_grads["w"])
+    assert (accumulated[dropped] == 0).all()
+    assert (accumulated[~dropped] != 0).all()
+
+
+@pytest.mark.parametrize("wrapping", list(WRAPPINGS))
+def test_a_diverged_weight_is_dropped_by_apply_masks_and_stays_zero(wrapping):
+    tx = WRAPPINGS[wrapping](optax.sgd(0.1))
+    step, params = stepper(tx), tree(0)
+    masks_only = sparsity.update_masks(tx.init(params), params, 0.5)
+    mask = np.asarray(sparsity.current_masks(masks_only)["w"])
+    spoiled = {**params, "w": jnp.where(mask, params["w"], jnp.nan)}
+    # The broken twin, no apply_masks: NaN + −NaN is NaN.
+    assert np.isnan(np.asarray(step(tree(1), masks_only, spoiled)[0]["w"])[~mask]).all()
+    params, state = sparsity.apply_masks(spoiled, sparsity.current_masks(masks_only)), masks_only
+    for seed in range(EVERY):
+        params, state = step(tree(seed), state, params)
+        np.testing.assert_array_equal(np.asarray(params["w"]) == 0, ~mask)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_zeros_are_positive_zeros_also_for_negative_zero_weights(dtype):
+    tx = sparsity.sparsify(optax.adamw(1e-2))
+    params = {**tree(0, dtype), "w": tree(0, dtype)["w"].at[::2].set(-0.0)}
+    state = sparsity.update_masks(tx.init(params), params, 0.5)
+    assert not np.asarray(state.masks["w"])[::2].any()
+    after, _ = stepper(tx)(tree(1, dtype), state, params)
+    zeros = np.asarray(after["w"], np.float32)[::2]
+    assert after["w"].dtype == dtype
+    assert (zeros == 0).all()
+    assert not np.signbit(zeros).any()
+
+
+def test_masks_are_chosen_between_scans_and_never_inside_update():
+    """No sort, no top_k, no branch in the compiled step: under vmap a branch would cost both its sides."""
+    tx, params = sparsity.sparsify(optax.adam(1e-2)), tree(0)
+
+    def primitives(function, *arguments):
+        return {
+            word
+            for word in ("sort", "top_k", "cond")
+            if f"{word}[" in str(jax.make_jaxpr(function)(*arguments))
+        }
+
+    state = tx.init(params)
+    assert primitives(tx.update, params, state, params) == set()
+    assert "top_k" in primitives(lambda s, p: sparsity.update_masks(s, p, 0.5), state, params)
