@@ -1,6 +1,7 @@
 """The state of one run between scans, and the programs that move it."""
 
 import functools
+import inspect
 import json
 import math
 import time
@@ -19,11 +20,14 @@ from sparsekd_jax import sparsity
 from sparsekd_jax.distill.checkpoints import CheckpointStore, fingerprint
 from sparsekd_jax.distill.losses import Operator, cross_entropy, soften_log_probs, student_divergence
 from sparsekd_jax.distill.metrics import Tally, tally
+from sparsekd_jax.distill.stages import Plan
 from sparsekd_jax.sparsity.masks import named_leaves
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, total steps) as a run proceeds."""
 Row = dict[str, Any]
+GRADIENT_BATCHES = 32
+"""Batches that the gradients of a score are averaged over."""
 
 
 class DataSet(Protocol):
@@ -70,6 +74,40 @@ def _distilled(logits: Array, targets: Any, knobs: Any) -> tuple[Array, dict[str
     return loss, {"divergence": divergence, "cross_entropy": entropy}
 
 
+def _loss_of(
+    graphdef: Any, objective: Callable[..., Any], inputs: Array, targets: PyTree, knobs: PyTree
+) -> Callable[..., Any]:
+    def loss_of(params: PyTree, rest: PyTree, rows: Array) -> Any:
+        model = nnx.merge(graphdef, params, rest, copy=True)  # its own variables, which this trace may write
+        loss, parts = objective(model(inputs[rows]), jax.tree.map(lambda t: t[rows], targets), knobs)
+        _, _, rest = _split(model)
+        return jnp.mean(loss), (jax.tree.map(jnp.mean, parts), rest)
+
+    return loss_of
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "objective"))
+def _mean_gradients(
+    graphdef: Any,
+    objective: Callable[..., Any],
+    params: PyTree,
+    rest: PyTree,
+    inputs: Array,
+    targets: PyTree,
+    knobs: PyTree,
+    index: Int[Array, "batches batch"],
+) -> PyTree:
+    """The gradients at one point, averaged over batches; for the scores that ask for them."""
+    loss_of = _loss_of(graphdef, objective, inputs, targets, knobs)
+
+    def add(total: PyTree, rows: Array) -> tuple[PyTree, None]:
+        gradients, _ = jax.grad(loss_of, has_aux=True)(params, rest, rows)
+        return jax.tree.map(jnp.add, total, gradients), None
+
+    total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), index)
+    return jax.tree.map(lambda leaf: leaf / index.shape[0], total)
+
+
 @functools.partial(jax.jit, static_argnames=("graphdef", "optimizer", "objective"))
 def _scan_steps(
     graphdef: Any,
@@ -84,11 +122,7 @@ def _scan_steps(
     """``index.shape[0]`` optimizer steps on device: the carry, the means of the loss and its parts, and the
     place of the first loss that is not finite (−1 where all are)."""
 
-    def loss_of(params: PyTree, rest: PyTree, rows: Array) -> Any:
-        model = nnx.merge(graphdef, params, rest, copy=True)  # its own variables, which this trace may write
-        loss, parts = objective(model(inputs[rows]), jax.tree.map(lambda t: t[rows], targets), knobs)
-        _, _, rest = _split(model)
-        return jnp.mean(loss), (jax.tree.map(jnp.mean, parts), rest)
+    loss_of = _loss_of(graphdef, objective, inputs, targets, knobs)
 
     def step(carry: PyTree, rows: Array) -> tuple[PyTree, dict[str, Array]]:
         params, rest, state = carry
@@ -118,8 +152,18 @@ def _soften_targets(operator: Operator, logits: Array, temperature: Array) -> Ar
 
 
 @functools.partial(jax.jit, static_argnames=("rate", "score", "pattern"))
-def _prune(params: PyTree, state: PyTree, rate: float, score: str, pattern: str) -> tuple[PyTree, PyTree]:
-    state = sparsity.update_masks(state, params, rate, score=score, pattern=pattern)
+def _prune(
+    params: PyTree,
+    state: PyTree,
+    rate: float,
+    score: str,
+    pattern: str | sparsity.Pattern,
+    gradients: PyTree | None = None,
+    key: Array | None = None,
+) -> tuple[PyTree, PyTree]:
+    state = sparsity.update_masks(
+        state, params, rate, score=score, pattern=pattern, gradients=gradients, key=key
+    )
     return sparsity.apply_masks(params, sparsity.current_masks(state)), state
 
 
@@ -223,12 +267,25 @@ class Trainer:
         if not self.history:
             self.record("start", stage=0)
 
-    def prune(self, rate: float, score: str, pattern: str) -> None:
-        self.sparsity = rate
-        if rate == 0:  # sparsities never fall, so nothing was dropped before either
+    def prune(
+        self, plan: Plan, number: int, objective: Callable[..., Any], targets: PyTree, knobs: PyTree
+    ) -> None:
+        """Drop weights down to the sparsity of stage ``number``; gradients are those of its first batches."""
+        stage = plan.stages[number - 1]
+        self.sparsity = stage.sparsity
+        if stage.sparsity == 0:  # sparsities never fall, so nothing was dropped before either
             return
         params, rest, state = self.carry
-        params, state = _prune(params, state, rate, score, pattern)
+        gradients, key = None, None
+        asks = inspect.signature(sparsity.SCORES[plan.score]).parameters
+        if "gradients" in asks:
+            index = self.index[self.step : self.step + min(stage.steps, GRADIENT_BATCHES)]
+            gradients = _mean_gradients(
+                self.graphdef, objective, params, rest, self.inputs, targets, knobs, index
+            )
+        if "key" in asks:  # apart from the keys of the epochs, which are split from the same seed
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), 2**31 - 1), number)
+        params, state = _prune(params, state, stage.sparsity, plan.score, plan.pattern, gradients, key)
         self.carry = (params, rest, state)
 
     def advance(

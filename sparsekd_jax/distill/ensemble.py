@@ -152,7 +152,7 @@ def _judge(graphdef: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _prune_members(score: str, pattern: str, rate: float) -> Any:
+def _prune_members(score: str, pattern: Any, rate: float) -> Any:
     return jax.jit(jax.vmap(lambda params, state: _prune(params, state, rate, score, pattern)))
 
 
@@ -185,6 +185,11 @@ def _require_one_program(
     for argument, given in (("teachers", teachers), ("plans", plans), ("seeds", seeds)):
         if len(given) != size:
             raise ValueError(f"{argument} has {len(given)} entries for {size} students; give one a member")
+
+    if plans[0].score != "magnitude":
+        raise ValueError(
+            f"score of the plans is {plans[0].score}; an ensemble prunes by magnitude, run does all"
+        )
 
     def shape(model: nnx.Module) -> Any:
         graphdef, params, rest = _split(model)

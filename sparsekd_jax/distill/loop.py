@@ -118,9 +118,6 @@ def run(
         start, end = end, end + stage.steps
         if trainer.stages_done >= number:
             continue
-        if trainer.step == start:
-            trainer.prune(stage.sparsity, plan.score, plan.pattern)
-            trainer.record("pruned", stage=number)
         dtype = logits.dtype
         temperature = jnp.asarray(stage.temperature, dtype)
         knobs = {
@@ -130,6 +127,9 @@ def run(
             "scale": jnp.asarray(stage.scale, dtype),
         }
         targets = {"labels": trainer.labels, "log_targets": _soften_targets(operator, logits, temperature)}
+        if trainer.step == start:
+            trainer.prune(plan, number, _distilled, targets, knobs)
+            trainer.record("pruned", stage=number)
         trainer.advance(start, end, _distilled, targets, knobs, stage=number)
     return _result(trainer)
 

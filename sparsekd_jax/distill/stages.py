@@ -47,7 +47,7 @@ class Plan:
     alpha: float
     soften_student: bool
     score: str
-    pattern: str
+    pattern: str | sparsity_room.Pattern
 
     def __post_init__(self) -> None:
         if not callable(self.operator):
@@ -60,12 +60,13 @@ class Plan:
             raise ValueError(
                 f"alpha must lie in [0, 1], got {self.alpha:g}; it is the weight of the hard labels"
             )
-        for argument, choice, known in (
-            ("score", self.score, sparsity_room.SCORES),
-            ("pattern", self.pattern, sparsity_room.PATTERNS),
-        ):
-            if choice not in known:
-                raise ValueError(f"{argument} {choice!r} is unknown; known: {', '.join(known)}")
+        if self.score not in sparsity_room.SCORES:
+            raise ValueError(f"score {self.score!r} is unknown; known: {', '.join(sparsity_room.SCORES)}")
+        if isinstance(self.pattern, str) and self.pattern not in sparsity_room.PATTERNS:
+            raise ValueError(
+                f"pattern {self.pattern!r} is unknown; known: {', '.join(sparsity_room.PATTERNS)}, or one of "
+                "sparsity.n_m(n, m), block(shape), channel(axis)"
+            )
         before = 0.0
         for number, stage in enumerate(self.stages, start=1):
             _require_temperature(self.operator, stage.temperature, number)
@@ -79,6 +80,9 @@ class Plan:
             if not (math.isfinite(stage.scale) and stage.scale > 0):
                 raise ValueError(f"scale must be a positive number, got {stage.scale} (stage {number})")
             before = stage.sparsity
+        most = getattr(self.pattern, "rate", None)  # of n:m, which has one final sparsity
+        if most is not None and abs(before - most) > 1e-9:
+            raise ValueError(f"sparsity ends at {before:g}; the pattern {self.pattern} has sparsity {most:g}")
 
     @property
     def total_steps(self) -> int:
@@ -98,7 +102,7 @@ class Plan:
         """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         stages = [dataclasses.asdict(stage) for stage in self.stages]
-        return {**fields, "operator": self.operator_name, "stages": stages}
+        return {**fields, "operator": self.operator_name, "stages": stages, "pattern": str(self.pattern)}
 
     def to_json(self) -> str:
         """The plan as JSON, which `from_json` reads back.
@@ -118,6 +122,11 @@ class Plan:
             raise ValueError(
                 f"operator {self.operator_name} cannot be written to JSON, only those of operators.names(); "
                 "keep the code that makes the plan instead"
+            )
+        if not isinstance(self.pattern, str):
+            raise ValueError(
+                f"pattern {self.pattern} cannot be written to JSON, only "
+                f"{', '.join(sparsity_room.PATTERNS)}; keep the code that makes the plan instead"
             )
         return json.dumps(self.describe(), indent=2)
 
@@ -167,7 +176,7 @@ def stages(
     soften_student: bool = True,
     scale: float | None = None,
     score: str = "magnitude",
-    pattern: str = "global",
+    pattern: str | sparsity_room.Pattern = "global",
 ) -> Plan:
     """A plan of n stages: stage k prunes to s_k = s·g(k/n), then trains.
 
@@ -179,15 +188,15 @@ def stages(
         temperature: T of every stage, or one T a stage.
         sparsity: final share of zeros among the prunable weights, in [0, 1); 0 trains a dense student.
         num_stages: n ≥ 1; one stage prunes everything before the first step.
-        schedule: "one-shot", "linear", "cubic", or a function g.
+        schedule: "one-shot", "linear", "cubic", "geometric", or a function g.
         total_steps: optimizer steps of all stages together, 2,500 where neither budget is given; stages
             differ by at most one.
         steps_per_stage: optimizer steps of each stage, in place of ``total_steps``.
         alpha: weight of the hard labels, in [0, 1].
         soften_student: soften both sides, or the targets only.
         scale: gradient scale of the distillation term; by default `gradient_scale` of operator and T.
-        score: how weights are ranked ("magnitude").
-        pattern: "global" or "layer".
+        score: how weights are ranked: "magnitude", "taylor", "movement" or "random".
+        pattern: "global", "layer", or one of `sparsity.n_m`, `sparsity.block`, `sparsity.channel`.
 
     Returns:
         A frozen, validated plan.

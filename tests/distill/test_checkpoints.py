@@ -134,6 +134,14 @@ def test_a_resume_that_forgets_the_moments_is_noticed(student, finished, folder,
         assert_same(run(student, folder, resume=True), finished[0])
 
 
+@pytest.mark.parametrize("score", ["taylor", "random"])
+def test_a_prune_after_the_resume_drops_the_same_weights(score, student, tmp_path):
+    plan = dataclasses.replace(PLAN, score=score)
+    whole = run(student, tmp_path, plan)
+    cut(tmp_path, 10)  # the end of the first stage: what comes next is the prune of the second
+    assert_same(run(student, tmp_path, plan, resume=True), whole)
+
+
 def test_only_the_newest_are_kept(student, tmp_path):
     run(student, tmp_path, keep=2)
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000018", "step-00000020"]

@@ -231,3 +231,55 @@ def test_bad_arguments_are_named(blobs):
         distill.run(mlp(1), jnp.zeros((59, 3)), blobs, PLAN, seed=0, **SETTINGS)
     with pytest.raises(ValueError, match="steps"):
         distill.fit(mlp(1), blobs, steps=0, seed=0, **SETTINGS)
+
+
+@pytest.mark.parametrize("score", ["taylor", "movement", "random"])
+def test_every_score_reaches_the_count(blobs, score):
+    plan = dataclasses.replace(PLAN, score=score)
+    result = distill.run(mlp(1), mlp(0), blobs, plan, seed=0, **SETTINGS)
+    assert sparsity.zero_fraction(result.path[-1]) == pytest.approx(0.6, abs=0.5 / 56)
+    other = distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, **SETTINGS)
+    assert (flat(result.path[1]) != flat(other.path[1])).any()
+
+
+def test_taylor_ranks_by_the_mean_gradient_of_the_first_batches(blobs):
+    """With a learning rate of 0 the mask is that of |w · mean gradient|, of a loss written here."""
+    plan = distill.stages(
+        sparsity=0.5, num_stages=1, total_steps=3, temperature=2.0, alpha=1.0, score="taylor", pattern="layer"
+    )
+    settings = {**SETTINGS, "optimizer": optax.sgd(0.0)}
+    result = distill.run(mlp(1), mlp(0), blobs, plan, seed=0, **settings)
+    graphdef, params = nnx.split(mlp(1), nnx.Param)
+    order = np.asarray(jax.random.permutation(jax.random.split(jax.random.key(0), 1)[0], 60))[:48]
+
+    def loss(params):  # alpha = 1: cross-entropy to the labels; three batches of one epoch are one mean
+        log_p = jax.nn.log_softmax(nnx.merge(graphdef, params)(blobs.train_inputs[order]))
+        return -log_p[np.arange(48), blobs.train_labels[order]].mean()
+
+    gradients = nnx.to_pure_dict(jax.grad(loss)(params))
+    for layer in (0, 1):
+        weights = nnx.to_pure_dict(params)["layers"][layer]["kernel"]
+        worth = np.abs(np.asarray(weights * gradients["layers"][layer]["kernel"])).ravel()
+        kept = np.argsort(-worth)[: worth.size // 2]
+        found = np.flatnonzero(np.asarray(result.path[1]["layers"][layer]["kernel"]).ravel())
+        assert set(found) == set(kept)
+
+
+def test_two_of_four_holds_in_every_group(blobs):
+    plan = distill.stages(
+        sparsity=0.5,
+        num_stages=2,
+        total_steps=20,
+        temperature=2.0,
+        pattern=sparsity.n_m(2, 4),
+        schedule="linear",
+    )
+    result = distill.run(mlp(1), mlp(0), blobs, plan, seed=0, **SETTINGS)
+    for layer in (0, 1):
+        kernel = np.asarray(result.path[-1]["layers"][layer]["kernel"])
+        groups = (kernel.reshape(-1, 4, kernel.shape[1]) != 0).sum(1)
+        assert (groups == 2).all()
+    with pytest.raises(ValueError, match=r"sparsity ends at 0\.6; the pattern .* has sparsity 0\.5"):
+        distill.stages(sparsity=0.6, pattern=sparsity.n_m(2, 4))
+    with pytest.raises(ValueError, match="cannot be written to JSON"):
+        plan.to_json()
