@@ -1,26 +1,29 @@
-"""What the student is asked to match, one number an example, with the gradient scale in the open."""
+"""What the student is asked to match, one number an example, in float32 at least; its scale in the open."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jax.experimental import checkify
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from sparsekd_jax import simplex
+from sparsekd_jax.distill import divergences
+from sparsekd_jax.distill.divergences import Divergence
+from sparsekd_jax.distill.divergences import kl_from_logs as kl_from_logs
 from sparsekd_jax.operators.base import SofteningOperator
 
 Operator = SofteningOperator | Callable[[Array, ArrayLike], Array]
 """A softening operator, or a plain function ``(p, temperature) -> q``."""
 
-# d log-odds of F_T near the uniform distribution: 1/T where T multiplies the dual coordinates, 1/√T where it
-# divides the entropy deficit, which is quadratic there. The scales below are the inverse squares.
+# The slope r of F_T at the uniform distribution: 1/T where T multiplies the dual coordinates, 1/√T where it
+# divides the entropy deficit, which is quadratic there. 1/r² is T to the power below.
 _SCALE_EXPONENT = {
-    "power": 2,
-    "mixture": 2,
-    "tsallis": 2,
-    "entropy-projection": 1,
-    "euclidean-entropy-projection": 1,
+    **dict.fromkeys(("power", "mixture", "tsallis"), 2),
+    **dict.fromkeys(("entropy-projection", "euclidean-entropy-projection"), 1),
 }
 
 
@@ -49,38 +52,15 @@ def soften_log_probs(
     return simplex.safe_log(operator(p, temperature))
 
 
-def kl_from_logs(log_p: Float[Array, "*batch K"], log_q: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
-    """Forward divergence ``KL(p‖q) = Σ p_i (log p_i − log q_i)`` from logarithms, in nats.
-
-    Coordinates with p_i = 0 count 0, whatever q_i; q_i = 0 < p_i gives inf. Neither the value nor the
-    gradient, −p_i with respect to log q_i, is ever NaN for −inf entries. By rounding alone the value can be
-    negative, by about 1e-7 in float32.
-
-    Args:
-        log_p: ``[..., K]``, −inf allowed.
-        log_q: ``[..., K]``, −inf allowed.
-
-    Returns:
-        ``[...]`` in nats.
-
-    >>> float(kl_from_logs(jnp.log(jnp.array([1.0, 0.0])), jnp.log(jnp.array([0.5, 0.5]))))
-    0.6931
-    """
-    has_p, has_q = ~jnp.isneginf(log_p), ~jnp.isneginf(log_q)
-    both = has_p & has_q
-    # Double where: a gradient of 0 times inf would be NaN, so no infinity may enter the product at all.
-    safe_p, safe_q = jnp.where(has_p, log_p, 0), jnp.where(both, log_q, 0)
-    terms = jnp.where(both, jnp.exp(safe_p) * (safe_p - safe_q), 0)
-    missed = (has_p & ~has_q).any(axis=-1)
-    return jnp.where(missed, jnp.inf, jnp.sum(terms, axis=-1))
-
-
-def cross_entropy(logits: Float[Array, "*batch K"], labels: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+def cross_entropy(
+    logits: Float[Array, "*batch K"], labels: Int[Array, "*batch"], mask: Bool[Array, "*batch"] | None = None
+) -> Float[Array, "*batch"]:
     """Cross-entropy to hard labels, ``−log softmax(z)_y``, in nats.
 
     Args:
         logits: ``[..., K]``.
-        labels: ``[...]``, classes in [0, K).
+        labels: ``[...]``, classes in [0, K); one outside gives NaN, never another class's loss.
+        mask: ``[...]``; a False row counts 0, whatever its logits and label are.
 
     Returns:
         ``[...]`` in nats.
@@ -88,57 +68,69 @@ def cross_entropy(logits: Float[Array, "*batch K"], labels: Int[Array, "*batch"]
     >>> float(cross_entropy(jnp.zeros((4,)), jnp.array(2)))
     1.3863
     """
-    log_probs = jax.nn.log_softmax(logits, axis=-1)
-    return -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+    log_probs = jax.nn.log_softmax(divergences.blank_rows(logits, mask), axis=-1)
+    loss = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+    loss = jnp.where(labels < 0, jnp.nan, loss)  # take_along_axis reads those from the end
+    return loss if mask is None else jnp.where(mask, loss, 0)
 
 
-def gradient_scale(operator: Any, temperature: float, *, soften_student: bool = True) -> float:
-    """The factor c that keeps the gradient's size while T varies: 1, T or T².
+def gradient_scale(
+    operator: Any,
+    temperature: float,
+    *,
+    soften_student: bool = True,
+    divergence: str | Divergence = "forward-kl",
+) -> float:
+    """The factor c that keeps the gradient's size while T varies: a power of T.
 
-    Student side not softened: c = 1, the gradient ``softmax(z) − q_t`` has no factor of T to undo.
+    Student side not softened: c = 1. The gradient, for KL ``softmax(z) − q_t``, has no factor of T to undo.
 
-    Both sides softened: near the uniform distribution u, F_T(u + δ) ≈ u + r(T)·δ, so
-    ``KL(F_T(p)‖F_T(q)) ≈ r²·KL(p‖q)`` and c = 1/r² restores it. The multiplier families (power, mixture,
-    Tsallis, theory.md section 2) have T·∇φ(q) = ∇φ(p) + const there, so r = 1/T and c = T². The target forms
-    (entropy projections) divide the entropy deficit by T, which is quadratic in δ, so r = 1/√T and c = T.
-    For power this is the T² of Hinton, Vinyals and Dean, and it is exact for logits small against T.
+    Both sides softened: near the uniform distribution u, F_T(u + δ) ≈ u + r(T)·δ. The multiplier families
+    (power, mixture, Tsallis, theory.md section 2) have T·∇φ(q) = ∇φ(p) + const there, so r = 1/T. The target
+    forms (entropy projections) divide the entropy deficit by T, which is quadratic in δ, so r = 1/√T.
+    A divergence of order n there (`local_order`) has ``D(F_T(p)‖F_T(q)) ≈ rⁿ·D(p‖q)``, and c = r⁻ⁿ:
+    - KL, reverse KL and JS_β are quadratic, n = 2: c = T² (for power, Hinton's), or T for the entropy
+      projections. JS_β ≈ β(1 − β)·KL there, whatever T is: c restores the size that JS_β itself has at T = 1.
+    - Total variation is linear, n = 1: c = T, or √T for the entropy projections.
 
     Args:
         operator: a softening operator of a known family.
         temperature: T > 0.
         soften_student: whether the student's distribution is softened too.
+        divergence: a name of `DIVERGENCES`, or a `JensenShannon`.
 
     Returns:
-        c, a positive number.
+        c, a positive number; asymptotically exact for logits small against 1 and against T.
 
     Raises:
-        ValueError: both sides are softened by an operator whose r is not derived here.
+        ValueError: both sides are softened by an operator whose r, or compared by a divergence whose n, is
+            not derived here.
 
     Reference:
         Hinton, Vinyals and Dean, arXiv 1503.02531, section 2.
 
     >>> from sparsekd_jax import operators
-    >>> gradient_scale(operators.get("power"), 4.0)
-    16.0
-    >>> gradient_scale(operators.get("power"), 4.0, soften_student=False)
-    1.0
+    >>> power = operators.get("power")
+    >>> gradient_scale(power, 4.0), gradient_scale(power, 4.0, soften_student=False)
+    (16.0, 1.0)
+    >>> gradient_scale(power, 4.0, divergence="total-variation")
+    4.0
     """
-    return float(temperature) ** _scale_exponent(operator, soften_student)
+    return float(temperature) ** _scale_exponent(operator, soften_student, divergence)
 
 
-def _scale_exponent(operator: Any, soften_student: bool) -> int:
+def _scale_exponent(operator: Any, soften_student: bool, divergence: str | Divergence) -> float:
     if not soften_student:
         return 0
     family = getattr(operator, "family", None)
     exponent = _SCALE_EXPONENT.get(family) if isinstance(family, str) else None
-    custom_schedule = family == "mixture" and operator.name != "mixture"
-    if exponent is None or custom_schedule:
+    if exponent is None or (family == "mixture" and operator.name != "mixture"):  # a schedule of its own
         name = getattr(operator, "name", getattr(operator, "__name__", repr(operator)))
         raise ValueError(
             f"gradient_scale is not known for operator {name}; give a number, such as 1/r² with r the slope "
             "of F_T at the uniform distribution, or soften the targets only (soften_student=False: scale 1)"
         )
-    return exponent
+    return exponent if divergences.local_order(divergence) == 2 else exponent / 2
 
 
 def distillation_loss(
@@ -151,13 +143,16 @@ def distillation_loss(
     alpha: ArrayLike = 0.0,
     soften_student: bool = True,
     scale: ArrayLike | None = None,
+    divergence: str | Divergence = "forward-kl",
+    mask: Bool[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """Distillation loss of each example: ``(1 − α)·c·KL(F_T(p_t)‖q_s) + α·CE(y, p_s)``.
+    """Distillation loss of each example: ``(1 − α)·c·D(F_T(p_t), q_s) + α·CE(y, p_s)``.
 
     p_t = softmax(teacher logits), p_s = softmax(student logits); q_s = F_T(p_s) if ``soften_student``, else
-    p_s. The gradient with respect to the student's logits z is, target-only: ``(1 − α)·c·(p_s − F_T(p_t)) +
-    α·(p_s − e_y)``; power on both sides: ``(1 − α)·(c/T)·(F_T(p_s) − F_T(p_t)) + α·(p_s − e_y)``. No gradient
-    reaches the teacher. Never NaN where the teacher has zeros (logits of −inf).
+    p_s. For D = KL(p‖q) the gradient with respect to the student's logits z is, target-only:
+    ``(1 − α)·c·(p_s − F_T(p_t)) + α·(p_s − e_y)``; power on both sides:
+    ``(1 − α)·(c/T)·(F_T(p_s) − F_T(p_t)) + α·(p_s − e_y)``. No gradient reaches the teacher. Never NaN where
+    the teacher has zeros (logits of −inf). A part of weight 0 counts 0, even where it is infinite.
 
     Args:
         student_logits: ``[..., K]``.
@@ -167,10 +162,12 @@ def distillation_loss(
         temperature: T, a scalar or one a row.
         alpha: weight of the hard labels, in [0, 1].
         soften_student: soften both sides (Hinton), or the target only.
-        scale: gradient scale c; by default `gradient_scale` of the operator.
+        scale: gradient scale c; by default `gradient_scale` of the operator and the divergence.
+        divergence: a name of `DIVERGENCES`, a `JensenShannon`, or a function ``(log_p, log_q) -> [...]``.
+        mask: ``[...]``; a False row counts 0 and gives gradient 0, whatever its logits and label are.
 
     Returns:
-        ``[...]`` in nats, one loss an example; average it yourself, over what you mean to average.
+        ``[...]`` in nats, one loss an example; average it with `weighted_sum`.
 
     Raises:
         ValueError: α > 0 without labels, or a scale that is neither known nor given.
@@ -185,20 +182,21 @@ def distillation_loss(
     """
     if labels is None and not (isinstance(alpha, float | int) and alpha == 0):
         raise ValueError("labels are needed where alpha > 0: pass labels, or alpha=0")
-    exponent = 0 if scale is not None else _scale_exponent(operator, soften_student)
-    teacher_log_probs = jax.nn.log_softmax(jax.lax.stop_gradient(teacher_logits), axis=-1)
-    log_targets = soften_log_probs(operator, teacher_log_probs, temperature)
-    divergence = student_divergence(
-        student_logits, log_targets, operator if soften_student else None, temperature
+    exponent = 0 if scale is not None else _scale_exponent(operator, soften_student, divergence)
+    teacher_logits = divergences.blank_rows(jax.lax.stop_gradient(teacher_logits), mask)
+    log_targets = soften_log_probs(operator, jax.nn.log_softmax(teacher_logits, axis=-1), temperature)
+    own = operator if soften_student else None
+    distance = student_divergence(
+        student_logits, log_targets, own, temperature, divergence=divergence, mask=mask
     )
-    dtype = divergence.dtype
+    dtype = distance.dtype
     # Not gradient_scale itself: here T may be traced, or one number a row.
     if scale is None:
         scale = jnp.asarray(temperature, dtype) ** exponent
-    loss = (1 - jnp.asarray(alpha, dtype)) * jnp.asarray(scale, dtype) * divergence
+    loss = divergences.times((1 - jnp.asarray(alpha, dtype)) * jnp.asarray(scale, dtype), distance)
     if labels is None:
         return loss
-    return loss + jnp.asarray(alpha, dtype) * cross_entropy(student_logits, labels)
+    return loss + divergences.times(jnp.asarray(alpha, dtype), cross_entropy(student_logits, labels, mask))
 
 
 def student_divergence(
@@ -206,23 +204,96 @@ def student_divergence(
     log_targets: Float[Array, "*batch K"],
     operator: Operator | None,
     temperature: ArrayLike,
+    *,
+    divergence: str | Divergence = "forward-kl",
+    mask: Bool[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """``KL(target‖q_s)`` for targets already softened; the loop computes those once a stage.
+    """``D(target, q_s)``, by default KL(target‖q_s), for targets already softened, as the loop has them.
 
     Args:
         student_logits: ``[..., K]``.
         log_targets: ``[..., K]``, log of the softened teacher.
         operator: softens the student's side too; None leaves it as it is.
         temperature: T of the student's side.
+        divergence: a name of `DIVERGENCES`, a `JensenShannon`, or a function ``(log_p, log_q) -> [...]``.
+        mask: ``[...]``; a False row counts 0 and gives gradient 0, whatever it holds.
 
     Returns:
         ``[...]`` in nats.
+
+    Raises:
+        ValueError: log_targets are no log-probabilities; seen in eager code, not in bfloat16 or float16.
 
     >>> z = jnp.array([0.0, 0.0])
     >>> float(student_divergence(z, jnp.log(jnp.array([0.5, 0.5])), None, 1.0))
     0.0
     """
-    log_probs = jax.nn.log_softmax(student_logits, axis=-1)
+    wide = divergences.blank_rows(log_targets, mask, -math.log(jnp.shape(log_targets)[-1]))
+    if wide.dtype == jnp.result_type(log_targets):  # float64 may hold a float32 cache: its tolerance
+        simplex.require_log_probabilities(wide.astype(jnp.float32), "log_targets")
+    log_probs = jax.nn.log_softmax(divergences.blank_rows(student_logits, mask), axis=-1)
     if operator is not None:
         log_probs = soften_log_probs(operator, log_probs, temperature)
-    return kl_from_logs(log_targets, log_probs)
+    distance = divergences.get_divergence(divergence)(wide, log_probs)
+    return distance if mask is None else jnp.where(mask, distance, 0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class WeightedSum:
+    """Numerator and denominator of a weighted mean; ``a + b`` is the sum over both batches together.
+
+    A mean of means weighs a token by the size of its batch; sums do not. Micro-batches add, shards add by
+    `jax.lax.psum`, padding adds nothing. Likewise add the gradients of ``numerator``, and divide once.
+
+    Attributes:
+        numerator: scalar ``Σ w_i l_i``, in the unit of the losses.
+        denominator: scalar ``Σ w_i``.
+    """
+
+    numerator: Float[Array, ""]
+    denominator: Float[Array, ""]
+
+    def __add__(self, other: "WeightedSum") -> "WeightedSum":
+        return jax.tree.map(jnp.add, self, other)
+
+    @property
+    def mean(self) -> Float[Array, ""]:
+        """``numerator/denominator``. At weight 0 a ValueError; traced, NaN and a checkify debug check."""
+        checkify.debug_check(self.denominator != 0, "WeightedSum.mean: the weights sum to 0")
+        if not simplex.is_traced(self.denominator) and float(self.denominator) == 0:
+            raise ValueError("weights sum to 0, so there is no mean: is every row masked? Add batches first")
+        return self.numerator / self.denominator
+
+
+def weighted_sum(
+    losses: Float[Array, "..."], weights: Float[Array, "..."] | Bool[Array, "..."] | None = None
+) -> WeightedSum:
+    """``Σ w_i l_i`` and ``Σ w_i``, to be added up over micro-batches and shards before the one division.
+
+    A loss of weight 0 contributes exactly 0, value and gradient, even where it is NaN or inf. (Where its
+    logits are NaN too, give its loss a ``mask``: a gradient of 0 turns NaN on the way back through them.)
+
+    Args:
+        losses: any shape.
+        weights: the same shape, ≥ 0: sample weights, or a token mask; by default 1 each.
+
+    Returns:
+        A `WeightedSum` in float32 at least; exact weights up to 2²⁴ of them.
+
+    Raises:
+        ValueError: weights of another shape; negative or NaN weights (seen in eager code only).
+
+    >>> one, rest = weighted_sum(jnp.array([1.0])), weighted_sum(jnp.zeros(99))
+    >>> float((one + rest).mean), float((one.mean + rest.mean) / 2)
+    (0.01, 0.5)
+    """
+    losses = divergences.at_least_float32(losses)
+    if weights is None:
+        return WeightedSum(jnp.sum(losses), jnp.asarray(losses.size, losses.dtype))
+    w = jnp.asarray(weights).astype(losses.dtype)
+    if w.shape != losses.shape:
+        raise ValueError(f"weights has shape {w.shape} and losses {losses.shape}: give one weight a loss")
+    if not simplex.is_traced(w) and not bool((w >= 0).all()):
+        raise ValueError(f"weights holds {float(w[~(w >= 0)][0])}: weights are ≥ 0, and 0 for padding")
+    return WeightedSum(jnp.sum(divergences.times(w, losses)), jnp.sum(w))

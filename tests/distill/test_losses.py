@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
 from sparsekd_jax import distill, operators
+from sparsekd_jax.distill.losses import cross_entropy, student_divergence, weighted_sum
 
 pytestmark = pytest.mark.usefixtures("x64")
 FAMILIES = ["power", "mixture", "tsallis", "entropy-projection", "euclidean-entropy-projection"]
@@ -65,20 +67,12 @@ def test_power_is_hintons_loss(soften_student, temperature, alpha):
 )
 def test_gradients_match_finite_differences(family, soften_student):
     student, teacher, labels = logits(shape=(3, 4))
-    operator = make(family)
+    settings = {"operator": make(family), "temperature": 2.0, "alpha": 0.3, "soften_student": soften_student}
 
     @jax.jit  # one compilation for values and gradients
     @jax.value_and_grad
     def both(z):
-        return distill.distillation_loss(
-            z,
-            jnp.asarray(teacher),
-            jnp.asarray(labels),
-            operator=operator,
-            temperature=2.0,
-            alpha=0.3,
-            soften_student=soften_student,
-        ).sum()
+        return distill.distillation_loss(z, jnp.asarray(teacher), jnp.asarray(labels), **settings).sum()
 
     total = lambda z: float(both(jnp.asarray(z))[0])  # noqa: E731
     gradient = np.asarray(both(jnp.asarray(student))[1])
@@ -97,21 +91,13 @@ def test_gradients_follow_the_stated_formulas():
     p_s, q_t = softmax(student, axis=-1), softmax(teacher / temperature, axis=-1)
     q_s = softmax(student / temperature, axis=-1)
 
+    settings = {"operator": POWER, "temperature": temperature, "alpha": alpha}
+    fixed = jnp.asarray(teacher), jnp.asarray(labels)
+
     def gradient(soften_student, scale):
-        return jax.jit(
-            jax.grad(
-                lambda z: distill.distillation_loss(
-                    z,
-                    jnp.asarray(teacher),
-                    jnp.asarray(labels),
-                    operator=make("power"),
-                    temperature=temperature,
-                    alpha=alpha,
-                    soften_student=soften_student,
-                    scale=scale,
-                ).sum()
-            )
-        )(jnp.asarray(student))
+        both = {"soften_student": soften_student, "scale": scale}
+        loss = lambda z: distill.distillation_loss(z, *fixed, **settings, **both).sum()  # noqa: E731
+        return jax.jit(jax.grad(loss))(jnp.asarray(student))
 
     hard = alpha * (p_s - onehot)
     np.testing.assert_allclose(gradient(False, 2.0), (1 - alpha) * 2.0 * (p_s - q_t) + hard, atol=1e-12)
@@ -211,3 +197,101 @@ def test_a_traced_temperature_and_one_a_row():
     together = jax.jit(loss)(rows)
     for i, t in enumerate(rows):
         np.testing.assert_allclose(together[i], loss(float(t))[i], rtol=1e-10)
+
+
+MASK = np.array([True, True, False, True, False, False])
+
+
+@pytest.mark.parametrize("soften_student", [True, False])
+def test_masked_rows_reach_no_value_and_no_gradient(soften_student):
+    student, teacher, labels = logits()
+    student[2], teacher[2], labels[2] = np.nan, -np.inf, -100
+    student[4], teacher[5] = -np.inf, np.nan
+    settings = {"operator": POWER, "temperature": 2.0, "alpha": 0.5, "soften_student": soften_student}
+
+    @jax.jit
+    @jax.value_and_grad
+    def mean(z, teacher, labels, mask):
+        losses = distill.distillation_loss(z, teacher, labels, **settings, mask=mask)
+        return weighted_sum(losses, mask).mean
+
+    three = [jnp.asarray(x) for x in (student, teacher, labels)]
+    value, gradient = mean(*three, jnp.asarray(MASK))
+    kept, kept_gradient = mean(*(x[MASK] for x in three), None)
+    np.testing.assert_allclose(value, kept, rtol=1e-14)
+    np.testing.assert_allclose(gradient[MASK], kept_gradient, rtol=1e-12)
+    assert not np.asarray(gradient[~MASK]).any()
+    # The twin divides by all six rows, padding included.
+    assert abs(float(value) * MASK.mean() - float(kept)) > 0.1 * float(kept)
+
+
+def test_labels_outside_the_classes_are_never_another_class():
+    losses = cross_entropy(jnp.zeros((4, 3)), jnp.array([-1, 3, -3, 2]))
+    np.testing.assert_array_equal(np.isnan(losses), [True, True, True, False])
+
+
+def test_a_part_of_weight_zero_counts_zero_even_where_infinite():
+    student, teacher = jnp.array([[0.0, 0.0, -jnp.inf]]), jnp.array([[0.0, 1.0, 0.0]])
+    loss = lambda t, y, a: distill.distillation_loss(  # noqa: E731
+        student, t, jnp.array([y]), operator=POWER, temperature=1.0, alpha=a
+    )
+    assert float(loss(teacher, 0, 1.0)[0]) == pytest.approx(np.log(2))  # KL infinite
+    assert float(loss(student, 2, 0.0)[0]) == 0.0  # cross-entropy infinite
+    assert np.isinf(loss(teacher, 0, 0.5)).all()
+    assert np.isinf(loss(student, 2, 0.5)).all()
+
+
+def test_micro_batches_padding_and_shards_give_one_number():
+    """1 token of loss 1 and 99 of loss 0: the mean is 0.01, the mean of the micro-batches' means 0.5."""
+    losses = np.zeros(100)
+    losses[0] = 1.0
+    parts = [weighted_sum(jnp.asarray(x)) for x in (losses[:1], losses[1:])]
+    assert float((parts[0] + parts[1]).mean) == pytest.approx(0.01)
+    assert float((parts[0].mean + parts[1].mean) / 2) == pytest.approx(0.5)  # the twin
+    padded = jnp.asarray(np.concatenate([losses, np.full(28, np.nan)]).reshape(4, 32))
+    real = jnp.arange(128).reshape(4, 32) < 100
+    assert float(weighted_sum(padded, real).mean) == pytest.approx(0.01)
+    shards = jax.vmap(lambda x, w: jax.lax.psum(weighted_sum(x, w), "shards").mean, axis_name="shards")
+    np.testing.assert_allclose(shards(padded, real), 0.01)
+
+
+def test_gradients_of_numerators_add_up_to_the_gradient_of_the_mean():
+    student, teacher, _ = (jnp.asarray(x) for x in logits(shape=(7, 4)))
+    targets, weights = jax.nn.log_softmax(teacher), jnp.asarray([0.5, 1.0, 0.0, 2.0, 1.0, 3.0, 0.25])
+
+    def total(shift, rows):
+        loss = student_divergence(student[rows] + shift, targets[rows], None, 1.0)
+        return weighted_sum(loss, weights[rows])
+
+    shift, cuts = jnp.zeros((1, 4)), (slice(0, 1), slice(1, 5), slice(5, 7))
+    whole = jax.grad(lambda s: total(s, slice(None)).mean)(shift)
+    summed = sum(jax.grad(lambda s, c=cut: total(s, c).numerator)(shift) for cut in cuts)
+    np.testing.assert_allclose(summed / weights.sum(), whole, rtol=1e-12)
+    twin = sum(jax.grad(lambda s, c=cut: total(s, c).mean)(shift) for cut in cuts) / 3
+    assert np.abs(twin - whole).max() > 1e-2 * np.abs(whole).max()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weight_zero_contributes_exactly_zero(bad):
+    losses, weights = jnp.array([1.0, bad, 3.0]), jnp.array([1.0, 0.0, 2.0])
+    value = lambda x, w: weighted_sum(x, w).mean  # noqa: E731
+    assert float(value(losses, weights)) == pytest.approx(7 / 3)
+    np.testing.assert_allclose(jax.grad(value)(losses, weights), [1 / 3, 0, 2 / 3])
+    # With respect to a weight of 0 the gradient is that of any other weight, where the loss is finite.
+    np.testing.assert_allclose(jax.grad(value, 1)(jnp.array([1.0, 6.0, 3.0]), weights)[1], (6 - 7 / 3) / 3)
+    assert np.isnan(value(losses, jnp.ones(3))) == np.isnan(bad)  # with a weight it is seen
+
+
+def test_a_mean_of_nothing_is_an_error():
+    nothing = weighted_sum(jnp.ones(3), jnp.zeros(3))
+    with pytest.raises(ValueError, match="weights sum to 0"):
+        _ = nothing.mean
+    mean = lambda s: s.mean  # noqa: E731
+    assert np.isnan(jax.jit(mean)(nothing))
+    error, _ = jax.jit(checkify.checkify(mean))(nothing)
+    assert "weights sum to 0" in error.get()
+    assert float((nothing + weighted_sum(jnp.ones(2))).mean) == 1.0
+    with pytest.raises(ValueError, match="weights has shape"):
+        weighted_sum(jnp.ones((2, 3)), jnp.ones(2))
+    with pytest.raises(ValueError, match=r"weights holds -1\.0"):
+        weighted_sum(jnp.ones(2), jnp.array([1.0, -1.0]))
