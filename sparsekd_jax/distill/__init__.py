@@ -2,39 +2,55 @@
 
 from sparsekd_jax.distill._trainer import DataSet, DivergedError
 from sparsekd_jax.distill.checkpoints import CheckpointError
+from sparsekd_jax.distill.divergences import (
+    DIVERGENCES,
+    Divergence,
+    JensenShannon,
+    get_divergence,
+    kl_from_logs,
+    reverse_kl_from_logs,
+    total_variation_from_logs,
+)
 from sparsekd_jax.distill.ensemble import run_ensemble
 from sparsekd_jax.distill.loop import Result, evaluate, fit, run
 from sparsekd_jax.distill.losses import (
     Operator,
+    WeightedSum,
     cross_entropy,
     distillation_loss,
     gradient_scale,
-    kl_from_logs,
     soften_log_probs,
     student_divergence,
+    weighted_sum,
 )
 from sparsekd_jax.distill.metrics import Interval, Tally, interval, paired_difference, tally
 from sparsekd_jax.distill.stages import Plan, Stage, stages
 from sparsekd_jax.distill.weights import save_safetensors
 
 __all__ = [
+    "DIVERGENCES",
     "CheckpointError",
     "DataSet",
     "DivergedError",
+    "Divergence",
     "Interval",
+    "JensenShannon",
     "Operator",
     "Plan",
     "Result",
     "Stage",
     "Tally",
+    "WeightedSum",
     "cross_entropy",
     "distillation_loss",
     "evaluate",
     "fit",
+    "get_divergence",
     "gradient_scale",
     "interval",
     "kl_from_logs",
     "paired_difference",
+    "reverse_kl_from_logs",
     "run",
     "run_ensemble",
     "save_safetensors",
@@ -42,4 +58,6 @@ __all__ = [
     "stages",
     "student_divergence",
     "tally",
+    "total_variation_from_logs",
+    "weighted_sum",
 ]

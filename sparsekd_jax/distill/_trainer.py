@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any, Protocol
 
 import jax
@@ -15,9 +16,9 @@ import optax  # type: ignore[import-untyped]
 from flax import nnx
 from jaxtyping import Array, Int, PyTree
 
-import sparsekd_jax
 from sparsekd_jax import sparsity
 from sparsekd_jax.distill.checkpoints import CheckpointStore, fingerprint
+from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.losses import Operator, cross_entropy, soften_log_probs, student_divergence
 from sparsekd_jax.distill.metrics import Tally, tally
 from sparsekd_jax.distill.stages import Plan
@@ -67,11 +68,19 @@ def _supervised(logits: Array, targets: Any, knobs: Any) -> tuple[Array, dict[st
     return loss, {"cross_entropy": loss}
 
 
-def _distilled(logits: Array, targets: Any, knobs: Any) -> tuple[Array, dict[str, Array]]:
-    divergence = student_divergence(logits, targets["log_targets"], knobs["operator"], knobs["temperature"])
-    entropy = cross_entropy(logits, targets["labels"])
-    loss = (1 - knobs["alpha"]) * knobs["scale"] * divergence + knobs["alpha"] * entropy
-    return loss, {"divergence": divergence, "cross_entropy": entropy}
+@functools.lru_cache(maxsize=32)
+def distilled(divergence: str | Divergence) -> Callable[..., Any]:
+    """The objective of a stage; one function a divergence, so that a second run finds its compiled scan."""
+
+    def objective(logits: Array, targets: Any, knobs: Any) -> tuple[Array, dict[str, Array]]:
+        distance = student_divergence(
+            logits, targets["log_targets"], knobs["operator"], knobs["temperature"], divergence=divergence
+        )
+        entropy = cross_entropy(logits, targets["labels"])
+        loss = (1 - knobs["alpha"]) * knobs["scale"] * distance + knobs["alpha"] * entropy
+        return loss, {"divergence": distance, "cross_entropy": entropy}
+
+    return objective
 
 
 def _loss_of(
@@ -372,7 +381,7 @@ class Trainer:
         shapes = {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in named_leaves(params).items()}
         optimizer = {n: f"{leaf.dtype.name}{list(leaf.shape)}" for n, leaf in named_leaves(state).items()}
         full = {
-            "version": sparsekd_jax.__version__,
+            "version": metadata.version("sparsekd_jax"),
             **identity,
             "seed": self.seed,
             "batch_size": self.batch_size,

@@ -14,7 +14,6 @@ from sparsekd_jax.distill._trainer import (
     DataSet,
     Progress,
     _as_pytree,
-    _distilled,
     _epochs,
     _evaluate,
     _prune,
@@ -24,6 +23,7 @@ from sparsekd_jax.distill._trainer import (
     _split,
     _split_for_evaluation,
     _teacher_logits,
+    distilled,
 )
 from sparsekd_jax.distill.loop import Result
 from sparsekd_jax.distill.stages import Plan
@@ -90,7 +90,7 @@ def run_ensemble(
     total = plans[0].total_steps
     index = jnp.stack([_epochs(jax.random.key(seed), rows, batch_size, total) for seed in seeds])
     logits = jnp.stack([_teacher_logits(teacher, inputs) for teacher in teachers])
-    program = _program(graphdef, wrapped)
+    program = _program(graphdef, wrapped, plans[0].divergence)
     judge = _judge(_split_for_evaluation(students[0])[0])
     paths = [nnx.to_pure_dict(params)]
     records: list[tuple[dict[str, Any], dict[str, Array], Any]] = []
@@ -133,15 +133,17 @@ def run_ensemble(
 
 
 @functools.lru_cache(maxsize=32)
-def _program(graphdef: Any, optimizer: optax.GradientTransformation) -> Any:
-    """The compiled scan of all members; one object a (model, optimizer), so that a second run finds it."""
+def _program(graphdef: Any, optimizer: optax.GradientTransformation, divergence: Any) -> Any:
+    """The compiled scan of all members, the same object for the same arguments: a second run finds it."""
+
+    objective = distilled(divergence)
 
     def one(
         carry: PyTree, inputs: Array, labels: Array, softened: Array, knobs: PyTree, index: Array
     ) -> tuple[PyTree, dict[str, Array], Array]:
         targets = {"labels": labels, "log_targets": softened}
         used = {name: knobs[name] for name in ("operator", "temperature", "alpha", "scale")}
-        return _scan_steps(graphdef, optimizer, _distilled, carry, inputs, targets, used, index)
+        return _scan_steps(graphdef, optimizer, objective, carry, inputs, targets, used, index)
 
     return jax.jit(jax.vmap(one, in_axes=(0, None, None, 0, 0, 0)))
 
@@ -200,7 +202,7 @@ def _require_one_program(
             raise ValueError(
                 f"students[{member}] has another architecture than students[0]; run it by itself"
             )
-        for field in ("score", "pattern", "soften_student"):
+        for field in ("score", "pattern", "soften_student", "divergence"):
             if getattr(plan, field) != getattr(plans[0], field):
                 raise ValueError(f"plans[{member}] has another {field} than plans[0]; members share it")
         for field in ("steps", "sparsity"):

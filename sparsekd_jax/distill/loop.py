@@ -14,12 +14,12 @@ from sparsekd_jax.distill._trainer import (
     Row,
     Trainer,
     _as_pytree,
-    _distilled,
     _evaluate,
     _soften_targets,
     _split_for_evaluation,
     _supervised,
     _teacher_logits,
+    distilled,
 )
 from sparsekd_jax.distill.checkpoints import fingerprint
 from sparsekd_jax.distill.metrics import Tally
@@ -64,8 +64,9 @@ def run(
     """Distil a teacher into a student through the stages of a plan.
 
     Each stage prunes, ``w ← m·w`` with m the mask of its sparsity, softens the teacher's targets once, and
-    takes its steps on ``mean over the batch of (1 − α)·c·KL(F_T(p_t)‖q_s) + α·CE(y, p_s)``. The order of the
-    data depends on ``seed`` and the total number of steps alone: plans of equal effort see equal batches.
+    takes its steps on ``mean over the batch of (1 − α)·c·D(F_T(p_t), q_s) + α·CE(y, p_s)``, D the plan's
+    divergence. The order of the data depends on ``seed`` and the total number of steps alone: plans of equal
+    effort see equal batches.
 
     The optimizer state runs through the stages, save the moments of dropped weights.
 
@@ -112,6 +113,7 @@ def run(
         identity = {"plan": plan.describe(), "teacher": fingerprint(logits)}
         trainer.keep_in(checkpoint_dir, checkpoint_every, keep, resume, identity)
     operator = plan.operator if isinstance(plan.operator, SofteningOperator) else _as_pytree(plan.operator)
+    objective = distilled(plan.divergence)
     trainer.begin()
     end = 0
     for number, stage in enumerate(plan.stages, start=1):
@@ -128,9 +130,9 @@ def run(
         }
         targets = {"labels": trainer.labels, "log_targets": _soften_targets(operator, logits, temperature)}
         if trainer.step == start:
-            trainer.prune(plan, number, _distilled, targets, knobs)
+            trainer.prune(plan, number, objective, targets, knobs)
             trainer.record("pruned", stage=number)
-        trainer.advance(start, end, _distilled, targets, knobs, stage=number)
+        trainer.advance(start, end, objective, targets, knobs, stage=number)
     return _result(trainer)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sparsekd_jax import operators
 from sparsekd_jax import sparsity as sparsity_room
+from sparsekd_jax.distill.divergences import Divergence, get_divergence
 from sparsekd_jax.distill.losses import Operator, gradient_scale
 from sparsekd_jax.operators.base import SofteningOperator
 
@@ -40,6 +41,7 @@ class Plan:
         soften_student: whether both sides are softened.
         score: how weights are ranked.
         pattern: over what they are ranked.
+        divergence: what the distillation term measures, a name of `DIVERGENCES` or a function.
     """
 
     operator: Operator
@@ -48,8 +50,10 @@ class Plan:
     soften_student: bool
     score: str
     pattern: str | sparsity_room.Pattern
+    divergence: str | Divergence = "forward-kl"
 
     def __post_init__(self) -> None:
+        get_divergence(self.divergence)
         if not callable(self.operator):
             raise ValueError(
                 f"operator must be a name, an operator or a function (p, T) -> q, got {self.operator!r}"
@@ -92,7 +96,7 @@ class Plan:
     @property
     def operator_name(self) -> str:
         """The operator's name, or the function's."""
-        return str(getattr(self.operator, "name", getattr(self.operator, "__name__", repr(self.operator))))
+        return _name_of(self.operator)
 
     def describe(self) -> dict[str, Any]:
         """The plan in JSON's types.
@@ -102,7 +106,8 @@ class Plan:
         """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         stages = [dataclasses.asdict(stage) for stage in self.stages]
-        return {**fields, "operator": self.operator_name, "stages": stages, "pattern": str(self.pattern)}
+        shown = {"pattern": str(self.pattern), "divergence": _name_of(self.divergence)}
+        return {**fields, "operator": self.operator_name, "stages": stages, **shown}
 
     def to_json(self) -> str:
         """The plan as JSON, which `from_json` reads back.
@@ -123,11 +128,12 @@ class Plan:
                 f"operator {self.operator_name} cannot be written to JSON, only those of operators.names(); "
                 "keep the code that makes the plan instead"
             )
-        if not isinstance(self.pattern, str):
-            raise ValueError(
-                f"pattern {self.pattern} cannot be written to JSON, only "
-                f"{', '.join(sparsity_room.PATTERNS)}; keep the code that makes the plan instead"
-            )
+        for field in ("pattern", "divergence"):
+            if not isinstance(getattr(self, field), str):
+                raise ValueError(
+                    f"{field} {self.describe()[field]} cannot be written to JSON, only those with a name; "
+                    "keep the code that makes the plan instead"
+                )
         return json.dumps(self.describe(), indent=2)
 
     @classmethod
@@ -177,6 +183,7 @@ def stages(
     scale: float | None = None,
     score: str = "magnitude",
     pattern: str | sparsity_room.Pattern = "global",
+    divergence: str | Divergence = "forward-kl",
 ) -> Plan:
     """A plan of n stages: stage k prunes to s_k = s·g(k/n), then trains.
 
@@ -197,6 +204,7 @@ def stages(
         scale: gradient scale of the distillation term; by default `gradient_scale` of operator and T.
         score: how weights are ranked: "magnitude", "taylor", "movement" or "random".
         pattern: "global", "layer", or one of `sparsity.n_m`, `sparsity.block`, `sparsity.channel`.
+        divergence: "forward-kl", "reverse-kl", "jensen-shannon", "total-variation", or a function.
 
     Returns:
         A frozen, validated plan.
@@ -225,6 +233,12 @@ def stages(
         temperatures = [float(temperature)] * num_stages
     if total_steps < num_stages:
         raise ValueError(f"total_steps = {total_steps} is less than one a stage (num_stages = {num_stages})")
+
+    def scale_of(t: float) -> float:
+        if scale is not None:
+            return float(scale)
+        return gradient_scale(op, t, soften_student=soften_student, divergence=divergence)
+
     ends = [total_steps * k // num_stages for k in range(num_stages + 1)]
     return Plan(
         operator=op,
@@ -233,7 +247,9 @@ def stages(
                 sparsity=level,
                 temperature=t,
                 steps=end - start,
-                scale=gradient_scale(op, t, soften_student=soften_student) if scale is None else float(scale),
+                scale=gradient_scale(op, t, soften_student=soften_student, divergence=divergence)
+                if scale is None
+                else float(scale),
             )
             for level, t, start, end in zip(levels, temperatures, ends[:-1], ends[1:], strict=True)
         ),
@@ -241,7 +257,14 @@ def stages(
         soften_student=soften_student,
         score=score,
         pattern=pattern,
+        divergence=divergence,
     )
+
+
+def _name_of(choice: Any) -> str:
+    if isinstance(choice, str):
+        return choice
+    return str(getattr(choice, "name", getattr(choice, "__name__", repr(choice))))
 
 
 def _require_fields(given: Any, cls: type, where: str) -> None:

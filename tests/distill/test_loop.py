@@ -283,3 +283,28 @@ def test_two_of_four_holds_in_every_group(blobs):
         distill.stages(sparsity=0.6, pattern=sparsity.n_m(2, 4))
     with pytest.raises(ValueError, match="cannot be written to JSON"):
         plan.to_json()
+
+
+@pytest.mark.parametrize(
+    "divergence", ["reverse-kl", "jensen-shannon", "total-variation", distill.JensenShannon(0.2)]
+)
+def test_every_divergence_is_the_loss_it_says(blobs, divergence):
+    """One step of SGD is −η times the gradient of `distillation_loss`, which has references of its own."""
+    plan = distill.stages(
+        sparsity=0.0, num_stages=1, total_steps=1, temperature=2.0, alpha=0.3, divergence=divergence
+    )
+    assert plan.describe()["divergence"] == (divergence if isinstance(divergence, str) else repr(divergence))
+    settings = {**SETTINGS, "optimizer": optax.sgd(0.5), "batch_size": 60}
+    result = distill.run(mlp(1), mlp(0), blobs, plan, seed=0, **settings)
+    graphdef, params = nnx.split(mlp(1), nnx.Param)
+
+    def loss(params):
+        logits = nnx.merge(graphdef, params)(blobs.train_inputs)
+        teacher = mlp(0)(jnp.asarray(blobs.train_inputs))
+        more = {"operator": plan.operator, "temperature": 2.0, "alpha": 0.3, "divergence": divergence}
+        return distill.distillation_loss(logits, teacher, jnp.asarray(blobs.train_labels), **more).mean()
+
+    value, gradients = jax.value_and_grad(loss)(params)
+    assert result.history[-1]["loss"] == pytest.approx(float(value), rel=1e-5)
+    wanted = flat(nnx.to_pure_dict(params)) - 0.5 * flat(nnx.to_pure_dict(gradients))
+    np.testing.assert_allclose(flat(result.path[-1]), wanted, rtol=0, atol=1e-6)
