@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 FIGURE = HERE.parent / "docs" / "figures" / "stages.svg"
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 STAGES = (1, 2, 3, 5, 10)
-SEEDS = 6
+SEEDS = 5
 BUDGETS: dict[str, dict[str, int]] = {
     "1,000 steps in all": {"total_steps": 1000},
     "300 steps a stage": {"steps_per_stage": 300},

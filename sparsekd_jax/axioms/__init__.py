@@ -7,7 +7,8 @@ True
 
 from sparsekd_jax.axioms.cases import Cases, distributions, sweep, temperatures
 from sparsekd_jax.axioms.check import NUM_CLASSES, Budget, check, check_table
-from sparsekd_jax.axioms.laws import AXIOMS, LAWS, Law
+from sparsekd_jax.axioms.laws import AXIOMS, LAWS
+from sparsekd_jax.axioms.observation import Law
 from sparsekd_jax.axioms.parametrize import parametrize
 from sparsekd_jax.axioms.report import (
     TABLE_WIDTH,

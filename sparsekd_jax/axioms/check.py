@@ -12,7 +12,8 @@ from hypothesis import Phase
 from sparsekd_jax.axioms import cases as case_makers
 from sparsekd_jax.axioms.cases import Cases
 from sparsekd_jax.axioms.evaluate import Evaluator
-from sparsekd_jax.axioms.laws import LAWS, Law, Margins, Observation
+from sparsekd_jax.axioms.laws import LAWS
+from sparsekd_jax.axioms.observation import Law, Margins, Observation
 from sparsekd_jax.axioms.report import LawResult, Report, Verdict
 from sparsekd_jax.axioms.witness import Witness
 from sparsekd_jax.operators import Claim, Claims, TemperatureRange

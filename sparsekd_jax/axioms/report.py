@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from sparsekd_jax.axioms.laws import AXIOMS, LAWS, Law
+from sparsekd_jax.axioms.laws import AXIOMS, LAWS
+from sparsekd_jax.axioms.observation import Law
 from sparsekd_jax.axioms.witness import Witness
 from sparsekd_jax.operators import Claim, TemperatureRange
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from sparsekd_jax.axioms.cases import Cases
 from sparsekd_jax.axioms.evaluate import Evaluator
-from sparsekd_jax.axioms.laws import LAWS, Law, Observation
+from sparsekd_jax.axioms.laws import LAWS
+from sparsekd_jax.axioms.observation import Law, Observation
 from sparsekd_jax.operators import TemperatureRange
 
 

@@ -1,0 +1,104 @@
+"""What a law is, and what it looks at: the outputs of an operator on a batch of cases."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+
+from sparsekd_jax.axioms.cases import Cases
+from sparsekd_jax.axioms.evaluate import Evaluator
+from sparsekd_jax.operators import TemperatureRange
+
+ULP = 2.0**-52
+BLUR = 64 * ULP
+"""A strict gap below this, in log space, is not decided."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Margins:
+    """What a law says of each case.
+
+    Attributes:
+      margin: ``[N]``; NaN outputs give −inf, a case that the law does not speak of +inf.
+      left, right: the two sides of the law's inequality or equation, for the reader, ``[N]``.
+      decided: ``[N]``; False where the law cannot be judged in floating point.
+      equal: ``[N]``; True where nothing moved at all (an operator that ignores T).
+    """
+
+    margin: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    decided: np.ndarray | None = None
+    equal: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """A law: its id, its formula as printed, its tolerance, and its margin."""
+
+    id: str
+    title: str
+    formula: str
+    margins: Callable[["Observation"], Margins]
+    tolerance: float = 1e-9
+    sides: tuple[str, str] = ("left", "right")
+    uses: tuple[str, ...] = ("p", "T")
+    limit: bool = False  # judged by a trend, on fewer cases
+    effort: int = 1  # how many times the work of a plain law a single case takes
+
+
+@dataclasses.dataclass
+class Observation:
+    """The outputs of an operator on a batch of cases, each evaluated when first asked for."""
+
+    evaluator: Evaluator
+    cases: Cases
+    temperatures: TemperatureRange
+
+    @cached_property
+    def hot(self) -> np.ndarray:
+        """F_T(p)."""
+        return self.evaluator.soften(self.cases.p, self.cases.high)
+
+    @cached_property
+    def cold(self) -> np.ndarray:
+        """F_S(p), S ≤ T."""
+        return self.evaluator.soften(self.cases.p, self.cases.low)
+
+    @cached_property
+    def partner(self) -> np.ndarray:
+        """F_T(r)."""
+        return self.evaluator.soften(self.cases.r, self.cases.high)
+
+    @cached_property
+    def broken(self) -> np.ndarray:
+        """Where F_T(p) or F_S(p) is not a number, ``[N]``."""
+        return np.isnan(self.hot).any(-1) | np.isnan(self.cold).any(-1)
+
+    def log_hot(self, rows: np.ndarray) -> np.ndarray | None:
+        """log F_T(p) at some rows without underflow, or None for a plain function."""
+        if not self.evaluator.has_log:
+            return None
+        return self.evaluator.log_soften(self.cases.p[rows], self.cases.high[rows])
+
+
+def entropy(q: np.ndarray) -> np.ndarray:
+    """Shannon entropy of numpy rows, in nats; NaN where q is."""
+    with np.errstate(invalid="ignore"):
+        positive = q > 0
+        return -np.sum(np.where(positive, q * np.log(np.where(positive, q, 1)), 0), -1)
+
+
+def worst_if_nan(margin: np.ndarray, *outputs: np.ndarray) -> np.ndarray:
+    """The margin, −inf in rows where it or an output is NaN."""
+    broken = np.isnan(margin)
+    for q in outputs:
+        broken |= ~np.isfinite(q).all(-1)
+    return np.where(broken, -np.inf, margin)
+
+
+def sorted_by(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both, row by row in the order in which p falls."""
+    order = np.argsort(-p, axis=-1, kind="stable")
+    return np.take_along_axis(p, order, -1), np.take_along_axis(q, order, -1)
