@@ -84,7 +84,7 @@ class Observation:
 
 
 def entropy(q: np.ndarray) -> np.ndarray:
-    """Shannon entropy of numpy rows, in nats; NaN where q is."""
+    """Shannon entropy of numpy rows, in nats; entries that are not positive count 0."""
     with np.errstate(invalid="ignore"):
         positive = q > 0
         return -np.sum(np.where(positive, q * np.log(np.where(positive, q, 1)), 0), -1)
