@@ -127,17 +127,18 @@ def table(result: dict[str, Any]) -> str:
 
 
 def figure(result: dict[str, Any]) -> Figure:
-    """Accuracy against sparsity, a panel a budget, a line a number of stages."""
+    """Test error against sparsity, on a logarithmic scale; a panel a budget, a marker a number of stages."""
     out = Figure(figsize=(9.2, 4.0), layout="constrained")
     panels = out.subplots(1, 2, sharey=True)
-    teacher = 100 * distill.interval(result["teacher"]).mean
+    teacher = 100 - 100 * distill.interval(result["teacher"]).mean
     for axes, (budget, rows) in zip(panels, result["students"].items(), strict=True):
         axes.axhline(teacher, color="#8a94a0", lw=1, zorder=0)
         for j, count in enumerate(STAGES):
             stats = [distill.interval(row[str(count)]) for row in rows.values()]
             place = [i + 0.11 * (j - 2) for i in range(len(stats))]
-            mean = [100 * s.mean for s in stats]
+            mean = [100 - 100 * s.mean for s in stats]
             half = [100 * (s.high - s.mean) for s in stats]
+            half = [[min(h, 0.9 * m) for h, m in zip(half, mean, strict=True)], half]
             axes.errorbar(
                 place,
                 mean,
@@ -149,17 +150,20 @@ def figure(result: dict[str, Any]) -> Figure:
                 elinewidth=1.4,
                 label="one-shot" if count == 1 else f"{count} stages",
             )
+        axes.set_yscale("log")
+        axes.set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
+        axes.minorticks_off()
         axes.set_xticks(range(len(rows)), [f"{100 * float(s):g} %" for s in rows])
         axes.set_xlabel("weights pruned")
         axes.set_title(budget, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e1e6ec")
         axes.set_axisbelow(True)
-    panels[0].set_ylabel("test accuracy, %")
+    panels[0].set_ylabel("test error, % (one image is 0.22)")
     panels[0].annotate(
-        "dense teacher", (0, teacher), (2, 4), textcoords="offset points", color="#5a6675", fontsize=9
+        "dense teacher", (2.6, teacher), (0, -13), textcoords="offset points", color="#5a6675", fontsize=9
     )
-    panels[1].legend(frameon=False, loc="lower left")
+    panels[1].legend(frameon=False, loc="upper left")
     return out
 
 
