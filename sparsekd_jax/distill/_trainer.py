@@ -225,6 +225,17 @@ def _as_pytree(function: Callable[..., Any]) -> Any:
     return jax.tree_util.Partial(function)
 
 
+def history_row(row: Row, means: dict[str, Array], metrics: Tally) -> Row:
+    """One row of a history, from what was recorded and is on the host."""
+    return {
+        **row,
+        **{name: float(mean) for name, mean in means.items()},
+        "accuracy": metrics.accuracy,
+        "nll": metrics.mean_nll,
+        "calibration_error": metrics.calibration_error,
+    }
+
+
 class Trainer:
     """The state of one run between scans. Mutable, and gone when the run is over."""
 
@@ -343,15 +354,7 @@ class Trainer:
             if first_bad is not None and first_bad >= 0:
                 self._diverged("loss", row["stage"], before + int(first_bad) + 1)
             before = row["step"]
-            self.history.append(
-                {
-                    **row,
-                    **{name: float(mean) for name, mean in means.items()},
-                    "accuracy": metrics.accuracy,
-                    "nll": metrics.mean_nll,
-                    "calibration_error": metrics.calibration_error,
-                }
-            )
+            self.history.append(history_row(row, means, metrics))
             self.final = metrics
         params = jax.device_get(self.pure_params())
         for name, leaf in named_leaves(params).items():

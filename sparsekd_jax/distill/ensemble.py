@@ -24,6 +24,7 @@ from sparsekd_jax.distill._trainer import (
     _split_for_evaluation,
     _teacher_logits,
     distilled,
+    history_row,
 )
 from sparsekd_jax.distill.loop import Result
 from sparsekd_jax.distill.stages import Plan
@@ -223,15 +224,7 @@ def _result(graphdef: Any, carry: PyTree, host: list[Any], paths: list[PyTree], 
     history, tally = [], None
     for row, means, tallies in host:
         tally = jax.tree.map(lambda leaf: leaf[member], tallies)
-        history.append(
-            {
-                **row,
-                **{name: float(mean[member]) for name, mean in means.items()},
-                "accuracy": tally.accuracy,
-                "nll": tally.mean_nll,
-                "calibration_error": tally.calibration_error,
-            }
-        )
+        history.append(history_row(row, {name: mean[member] for name, mean in means.items()}, tally))
     assert tally is not None  # there is a row for the start
     path = [jax.tree.map(lambda leaf: leaf[member], stage) for stage in paths]
     return Result(nnx.merge(graphdef, params, rest), history, path, tally)

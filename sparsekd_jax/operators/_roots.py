@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool
 
 MAX_STEPS = 160
-"""Far above what bracketed Newton needs: bisection alone reaches float64 resolution in about 60."""
+"""Above what bisection alone takes: 60 for float64, 135 for the finest root (eps³, `TsallisSoftening`)."""
 
 
 def bracketed_newton(

@@ -189,7 +189,7 @@ class SofteningOperator:
 
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array | None]:
         """log q from ``log p − max log p`` [..., K] and T [..., 1]; and whether a root converged [..., 1]."""
-        raise NotImplementedError  # pragma: no cover - every family defines it
+        raise TypeError(f"{type(self).__name__} has no kernel; define `_log_kernel`")
 
     def _kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array | None]:
         log_q, converged = self._log_kernel(centred, temperature)

@@ -46,6 +46,11 @@ def refuse(flags: Any, name: str, say: Callable[[tuple[int, ...]], str]) -> None
         raise ValueError(f"{name}, {_first_bad(bad)}{say(index)}")
 
 
+def _refuse_nan_and_inf(x: np.ndarray, name: str, remedy: str) -> None:
+    bad = ~(x < np.inf)  # −inf is an ordinary logarithm
+    refuse(bad.any(-1), name, lambda i: f"contains {x[i][bad[i]][0]}; {remedy}")
+
+
 def require_probabilities(p: ArrayLike, name: str = "p") -> None:
     """Refuse what is not a batch of distributions, naming the argument, the first bad row and a remedy.
 
@@ -104,11 +109,7 @@ def require_log_probabilities(log_p: ArrayLike, name: str = "log_p") -> None:
     if x is None:
         return
     wide = x.astype(np.float64)
-    refuse(
-        ~(wide < np.inf).all(-1),
-        name,
-        lambda i: f"contains {wide[i][~(wide[i] < np.inf)][0]}; log-probabilities are ≤ 0, −inf allowed",
-    )
+    _refuse_nan_and_inf(wide, name, "log-probabilities are ≤ 0, −inf allowed")
     with np.errstate(over="ignore"):
         total = np.exp(wide).sum(-1)
     # The rounding of log_p itself moves the sum by up to max|log p| ulp, weighted: a few ulp in all.
@@ -135,13 +136,7 @@ def require_logits(logits: ArrayLike, name: str = "logits") -> None:
     if x is None:
         return
     wide = x.astype(np.float64)
-    refuse(
-        ~(wide < np.inf).all(-1),
-        name,
-        lambda i: (
-            f"contains {wide[i][~(wide[i] < np.inf)][0]}; logits are finite, or −inf for an impossible class"
-        ),
-    )
+    _refuse_nan_and_inf(wide, name, "logits are finite, or −inf for an impossible class")
     refuse(
         np.isneginf(wide).all(-1), name, lambda i: "every logit is −inf; at least one class must be possible"
     )

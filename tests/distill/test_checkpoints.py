@@ -14,15 +14,7 @@ from flax import nnx
 
 from sparsekd_jax import distill
 from sparsekd_jax.distill import _trainer, checkpoints
-
-
-@dataclasses.dataclass(frozen=True)
-class Blobs:
-    train_inputs: np.ndarray
-    train_labels: np.ndarray
-    test_inputs: np.ndarray
-    test_labels: np.ndarray
-
+from tests.distill.test_loop import Blobs
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 90).astype(np.int32)

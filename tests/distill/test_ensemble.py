@@ -35,6 +35,7 @@ def test_each_member_is_the_run_it_stands_for():
     together = distill.run_ensemble(students, teachers, BLOBS, PLANS, seeds=seeds, **SETTINGS)
     for one, student, teacher, own, seed in zip(together, students, teachers, PLANS, seeds, strict=True):
         alone = distill.run(student, teacher, BLOBS, own, seed=seed, **SETTINGS)
+        # Batched products round differently in float32; 20 steps of Adam at 1e-2 carry 1e-7 to about 1e-5.
         for got, wanted in zip(jax.tree.leaves(one.path), jax.tree.leaves(alone.path), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
             np.testing.assert_array_equal(np.asarray(got) == 0, np.asarray(wanted) == 0)

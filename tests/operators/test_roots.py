@@ -79,6 +79,14 @@ def test_a_root_not_found_shows_under_jit():
     assert np.isnan(np.asarray(q[1])).all()
 
 
+def test_a_subclass_without_a_kernel_says_what_to_define():
+    class Empty(Hopeless):
+        _log_kernel = SofteningOperator._log_kernel
+
+    with pytest.raises(TypeError, match="Empty has no kernel; define `_log_kernel`"):
+        Empty()(np.full(2, 0.5, np.float32), 2.0)
+
+
 def test_checkify_reports_a_root_not_found():
     p = jnp.full((2, 2), 0.5)
     checked = checkify.checkify(lambda t: Hopeless()(p, t))
