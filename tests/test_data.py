@@ -1,4 +1,6 @@
-"""The digits, against scikit-learn read directly."""
+"""The digits against scikit-learn read directly, the texts against the topics themselves."""
+
+from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
@@ -41,3 +43,60 @@ def test_dtypes_and_finiteness():
 def test_a_share_outside_the_unit_interval_is_refused(size):
     with pytest.raises(ValueError, match="test_size"):
         data.digits(test_size=size)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_validation_share_outside_its_range_is_refused(share):
+    for load in (data.digits, data.pydoc):
+        with pytest.raises(ValueError, match="validation_size"):
+            load(validation_size=share)
+        with pytest.raises(ValueError, match="nothing to train on"):
+            load(test_size=0.6, validation_size=0.5)
+
+
+def test_validation_is_cut_from_the_training_half():
+    whole, cut = data.digits(), data.digits(validation_size=0.1)
+    np.testing.assert_array_equal(whole.test_labels, cut.test_labels)
+    assert whole.validation_inputs is None
+    assert len(cut.train_labels) + len(cut.validation_labels) == len(whole.train_labels)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return [f"{name}\n{text}\n".encode() for name, text in sorted(topics.items())]
+
+
+def joined(inputs, labels):
+    """The bytes behind windows: what they start with, and all that they predict."""
+    return bytes([inputs[0, 0], *labels.ravel()])
+
+
+def test_windows_predict_every_byte_once_and_topics_do_not_cross_parts(texts):
+    text = data.pydoc(context=16, validation_size=0.05)
+    np.testing.assert_array_equal(text.train_inputs[:, 1:], text.train_labels[:, :-1])
+    parts = {
+        "train": joined(text.train_inputs, text.train_labels),
+        "validation": joined(text.validation_inputs, text.validation_labels),
+        "test": joined(text.test_inputs, text.test_labels),
+    }
+    lost = sum(map(len, texts)) - sum(map(len, parts.values()))
+    assert 0 <= lost < 3 * 16
+    whole = {name: [topic for topic in texts if topic[:-16] in part] for name, part in parts.items()}
+    assert sum(map(len, whole.values())) == len(texts)
+    shares = {name: len(part) / sum(map(len, texts)) for name, part in parts.items()}
+    assert 0.09 < shares["test"] <= 0.1
+    assert 0.04 < shares["validation"] <= 0.05
+
+
+def test_the_test_half_depends_on_its_seed_alone():
+    one, same = data.pydoc(), data.pydoc(validation_size=0.1)
+    np.testing.assert_array_equal(one.test_inputs, same.test_inputs)
+    other = data.pydoc(random_state=1)
+    assert one.test_inputs.shape != other.test_inputs.shape or (one.test_inputs != other.test_inputs).any()
+
+
+def test_a_context_that_nothing_fills_is_refused():
+    with pytest.raises(ValueError, match="context must be"):
+        data.pydoc(context=0)
+    with pytest.raises(ValueError, match="less than a window of context = 1000000"):
+        data.pydoc(context=1_000_000)
