@@ -125,7 +125,7 @@ def pydoc(
     from pydoc_data.topics import topics
 
     texts = [f"{name}\n{topics[name]}\n".encode() for name in sorted(topics)]
-    order = np.random.default_rng(random_state).permutation(len(texts))
+    order = np.random.default_rng(random_state).permutation(len(texts)).tolist()
     total = sum(map(len, texts))
     test, rest = _held_out(texts, order, test_size * total)
     validation, train = _held_out(texts, rest, validation_size * total)

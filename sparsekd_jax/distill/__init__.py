@@ -1,6 +1,7 @@
 """Distillation: losses with their gradient scale, plans of stages, the loop, metrics with intervals."""
 
-from sparsekd_jax.distill._trainer import DataSet, DivergedError
+from sparsekd_jax.distill._sources import Batches, DataSet
+from sparsekd_jax.distill._trainer import DivergedError
 from sparsekd_jax.distill.checkpoints import CheckpointError
 from sparsekd_jax.distill.divergences import (
     DIVERGENCES,
@@ -24,11 +25,14 @@ from sparsekd_jax.distill.losses import (
     weighted_sum,
 )
 from sparsekd_jax.distill.metrics import Interval, Tally, interval, paired_difference, tally
-from sparsekd_jax.distill.stages import Plan, Stage, stages
+from sparsekd_jax.distill.plan import DECAYS, Plan, Stage
+from sparsekd_jax.distill.stages import annealed, stages
 from sparsekd_jax.distill.weights import save_safetensors
 
 __all__ = [
+    "DECAYS",
     "DIVERGENCES",
+    "Batches",
     "CheckpointError",
     "DataSet",
     "DivergedError",
@@ -41,6 +45,7 @@ __all__ = [
     "Stage",
     "Tally",
     "WeightedSum",
+    "annealed",
     "cross_entropy",
     "distillation_loss",
     "evaluate",

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-FORMAT = 1
+FORMAT = 2
 _PREFIX = "step-"
 _WRITING = ".writing"
 
@@ -35,9 +35,9 @@ class CheckpointStore:
     """The checkpoints of one run, in a directory of their own.
 
     ``DIR/step-00000100/`` holds ``arrays/``, written by Orbax, and ``manifest.json``: the position, the
-    identity of the run, and the SHA-256 of every file. A checkpoint is assembled under another name and
-    renamed when it is complete and on disk, so one that has its name is whole unless something altered it
-    later, which the digests show.
+    identity of the run, and the SHA-256 of every file and of the manifest itself. A checkpoint is assembled
+    under another name and renamed when it is complete and on disk, so one that has its name is whole unless
+    something altered it later, which the digests show.
 
     Args:
       folder: the directory; made if missing, probed for writing at once.
@@ -97,7 +97,8 @@ class CheckpointStore:
                 "made_with": {"jax": jax.__version__, "device": jax.devices()[0].device_kind},
                 "files": _digests(writing),
             }
-            _write_durably(writing / "manifest.json", json.dumps(manifest, indent=1))
+            sealed = {**manifest, "digest": _seal(manifest)}
+            _write_durably(writing / "manifest.json", json.dumps(sealed, indent=1))
             writing.rename(self._path(step))
             _sync_directory(self.folder)
         except (OSError, ValueError) as error:
@@ -173,6 +174,8 @@ class CheckpointStore:
             files = manifest["files"]
             if manifest["format"] != FORMAT:
                 return f"its format is {manifest['format']}, this library reads {FORMAT}"
+            if manifest.pop("digest") != _seal(manifest):
+                return "manifest.json is not as written"
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"manifest.json is unreadable ({error})"
         different = _difference(manifest["identity"], self.identity, "")
@@ -217,6 +220,10 @@ def _read_arrays(path: Path, shapes: list[dict[str, Any]]) -> list[Array]:
 def _digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _write_durably(path: Path, text: str) -> None:

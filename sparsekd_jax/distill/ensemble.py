@@ -10,25 +10,13 @@ import optax  # type: ignore[import-untyped]
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
-from sparsekd_jax.distill._trainer import (
-    DataSet,
-    Progress,
-    _as_pytree,
-    _epochs,
-    _evaluate,
-    _prune,
-    _scan_steps,
-    _soften_targets,
-    _sparsified,
-    _split,
-    _split_for_evaluation,
-    _teacher_logits,
-    distilled,
-    history_row,
-)
-from sparsekd_jax.distill.loop import Result
-from sparsekd_jax.distill.stages import Plan
+from sparsekd_jax.distill import _program
+from sparsekd_jax.distill._sources import DataSet, source_of
+from sparsekd_jax.distill._trainer import DivergedError, Progress, history_row
+from sparsekd_jax.distill.loop import Result, teacher_logits
+from sparsekd_jax.distill.plan import Plan
 from sparsekd_jax.operators.base import SofteningOperator
+from sparsekd_jax.sparsity import is_kernel
 
 
 def run_ensemble(
@@ -46,9 +34,10 @@ def run_ensemble(
     """`run` for M members at once: ``jax.vmap`` over everything that differs between them.
 
     Members share the architecture, the data, the steps and the sparsity of every stage; they may differ in
-    initial weights, teacher, seed, temperature, α, scale, and the real hyper-parameters of one operator
-    family, such as the α of `TsallisSoftening`. Each member gets what `run` would have given it, to the
-    rounding of batched matrix products. What pays on a GPU need not on a CPU: benchmarks/ says from which M.
+    initial weights, teacher, seed, temperature, α, scale, learning rate, and the real hyper-parameters of one
+    operator family, such as the α of `TsallisSoftening`. Each member gets what `run` would have given it, to
+    the rounding of batched matrix products. What pays on a GPU need not on a CPU: benchmarks/ says from
+    which M.
 
     Args:
         students: M modules of one architecture; untouched.
@@ -66,7 +55,7 @@ def run_ensemble(
 
     Raises:
         ValueError: lengths, architectures or plans that cannot share one program; the argument is named.
-        FloatingPointError: a member's loss became NaN or infinite; says which member.
+        DivergedError: a member's loss became NaN or infinite; says which member.
 
     >>> import optax
     >>> from sparsekd_jax import data, distill, models
@@ -79,20 +68,18 @@ def run_ensemble(
     size = len(students)
     plans = [plans] * size if isinstance(plans, Plan) else list(plans)
     _require_one_program(students, teachers, plans, seeds)
-    inputs, labels = jnp.asarray(data.train_inputs), jnp.asarray(data.train_labels)
-    test = jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)
-    rows = inputs.shape[0]
-    if not 1 <= batch_size <= rows:
-        raise ValueError(f"batch_size must lie in [1, {rows}] (the training examples), got {batch_size}")
-    wrapped = _sparsified(optimizer)
-    graphdef = _split(students[0])[0]
-    params, rest = _stack([_split(student)[1:] for student in students])
-    carry = (params, rest, jax.vmap(wrapped.init)(params))
     total = plans[0].total_steps
-    index = jnp.stack([_epochs(jax.random.key(seed), rows, batch_size, total) for seed in seeds])
-    logits = jnp.stack([_teacher_logits(teacher, inputs) for teacher in teachers])
-    program = _program(graphdef, wrapped, plans[0].divergence)
-    judge = _judge(_split_for_evaluation(students[0])[0])
+    sources = [source_of(data, seed, batch_size, total) for seed in seeds]
+    arrays = sources[0].steps(0, 1)[0]
+    index = jnp.stack([source.steps(0, total)[1] for source in sources])
+    test = jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)
+    wrapped = _program.sparsified(optimizer, is_kernel)
+    graphdef = _program.split(students[0])[0]
+    params, rest = _stack([_program.split(student)[1:] for student in students])
+    carry = (params, rest, jax.vmap(wrapped.init)(params))
+    logits = jnp.stack([teacher_logits(t, arrays["inputs"], arrays["labels"]) for t in teachers])
+    program = _members(graphdef, wrapped, plans[0].divergence, plans[0].soften_student)
+    judge = _judge(_program.split_for_evaluation(students[0])[0])
     paths = [nnx.to_pure_dict(params)]
     records: list[tuple[dict[str, Any], dict[str, Array], Any]] = []
 
@@ -110,20 +97,16 @@ def run_ensemble(
             carry = (pruned, carry[1], state)
         record("pruned", number, step, stage.sparsity, {})
         knobs = _knobs(plans, number - 1, logits.dtype)
-        softened = jax.vmap(_soften_targets)(knobs["softener"], logits, knobs["temperature"])
-        end = step + stage.steps
+        softened = jax.vmap(_program.soften_targets)(knobs["operator"], logits, knobs["temperature"])
+        rates = jnp.asarray([plan.stages[number - 1].rates() for plan in plans], jnp.float32)
+        start, end = step, step + stage.steps
         while step < end:
             count = min(record_every, end - step)
+            before, at = carry[0], step - start
             carry, means, first_bad = program(
-                carry, inputs, labels, softened, knobs, index[:, step : step + count]
+                carry, arrays, softened, knobs, index[:, step : step + count], rates[:, at : at + count]
             )
-            bad = jax.device_get(first_bad)
-            if (bad >= 0).any():
-                member = int((bad >= 0).argmax())
-                raise FloatingPointError(
-                    f"loss of member {member} is not finite in stage {number}, at step "
-                    f"{step + int(bad[member]) + 1} of {total}: lower the learning rate, or leave it out"
-                )
+            _require_finite(jax.device_get(first_bad), number, step, total, before)
             step += count
             record("train", number, step, stage.sparsity, means)
             if on_progress is not None:
@@ -134,49 +117,61 @@ def run_ensemble(
 
 
 @functools.lru_cache(maxsize=32)
-def _program(graphdef: Any, optimizer: optax.GradientTransformation, divergence: Any) -> Any:
+def _members(
+    graphdef: Any, optimizer: optax.GradientTransformationExtraArgs, divergence: Any, soften_student: bool
+) -> Any:
     """The compiled scan of all members, the same object for the same arguments: a second run finds it."""
-
-    objective = distilled(divergence)
+    objective = _program.distilled(divergence, soften_student)
 
     def one(
-        carry: PyTree, inputs: Array, labels: Array, softened: Array, knobs: PyTree, index: Array
+        carry: PyTree, arrays: _program.Batch, softened: Array, knobs: PyTree, index: Array, rates: Array
     ) -> tuple[PyTree, dict[str, Array], Array]:
-        targets = {"labels": labels, "log_targets": softened}
-        used = {name: knobs[name] for name in ("operator", "temperature", "alpha", "scale")}
-        return _scan_steps(graphdef, optimizer, objective, carry, inputs, targets, used, index)
+        own = {**arrays, "log_targets": softened}
+        return _program.scan_steps(graphdef, optimizer, objective, carry, own, knobs, index, rates)
 
-    return jax.jit(jax.vmap(one, in_axes=(0, None, None, 0, 0, 0)))
+    return jax.jit(jax.vmap(one, in_axes=(0, None, 0, 0, 0, 0)))
 
 
 @functools.lru_cache(maxsize=32)
 def _judge(graphdef: Any) -> Any:
-    return jax.jit(jax.vmap(functools.partial(_evaluate, graphdef), in_axes=(0, 0, None, None)))
+    return jax.jit(jax.vmap(functools.partial(_program.evaluate_all, graphdef), in_axes=(0, 0, None, None)))
 
 
 @functools.lru_cache(maxsize=64)
 def _prune_members(score: str, pattern: Any, rate: float) -> Any:
-    return jax.jit(jax.vmap(lambda params, state: _prune(params, state, rate, score, pattern)))
+    return jax.jit(jax.vmap(lambda params, state: _program.prune(params, state, rate, score, pattern)))
 
 
 def _stack(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+def _require_finite(first_bad: Any, stage: int, step: int, total: int, before: PyTree) -> None:
+    bad = first_bad >= 0
+    if not bad.any():
+        return
+    member = int(bad.argmax())
+    at = step + int(first_bad[member]) + 1
+    raise DivergedError(
+        f"loss of member {member} is not finite in stage {stage}, at step {at} of {total}: lower the "
+        "learning rate, or leave it out",
+        stage=stage,
+        step=at,
+        tensor="loss",
+        params=jax.device_get(jax.tree.map(lambda leaf: leaf[member], nnx.to_pure_dict(before))),
+    )
+
+
 def _knobs(plans: Sequence[Plan], stage: int, dtype: Any) -> dict[str, Any]:
     """What differs between members, stacked: ``[M]`` arrays, and an operator whose leaves are."""
     softeners = [
-        plan.operator if isinstance(plan.operator, SofteningOperator) else _as_pytree(plan.operator)
+        plan.operator if isinstance(plan.operator, SofteningOperator) else _program.as_pytree(plan.operator)
         for plan in plans
     ]
-    softener = _stack([jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), op) for op in softeners])
-    return {
-        "softener": softener,
-        "operator": softener if plans[0].soften_student else None,
-        "temperature": jnp.asarray([plan.stages[stage].temperature for plan in plans], dtype),
-        "alpha": jnp.asarray([plan.alpha for plan in plans], dtype),
-        "scale": jnp.asarray([plan.stages[stage].scale for plan in plans], dtype),
-    }
+    stacked = _stack([jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), op) for op in softeners])
+    numbers = ("temperature", "alpha", "scale")
+    own = [{name: getattr(plan.stages[stage], name) for name in numbers} for plan in plans]
+    return {"operator": stacked, **{name: jnp.asarray([o[name] for o in own], dtype) for name in numbers}}
 
 
 def _require_one_program(
@@ -194,8 +189,14 @@ def _require_one_program(
             f"score of the plans is {plans[0].score}; an ensemble prunes by magnitude, run does all"
         )
 
+    if plans[0].teacher != "original" or any(stage.may_end_early for stage in plans[0].stages):
+        raise ValueError(
+            "plans whose stages end early, or whose teacher is the stage before, cannot share one program; "
+            "run their members one by one"
+        )
+
     def shape(model: nnx.Module) -> Any:
-        graphdef, params, rest = _split(model)
+        graphdef, params, rest = _program.split(model)
         return graphdef, jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (params, rest))
 
     for member, (student, plan) in enumerate(zip(students, plans, strict=True)):
@@ -203,7 +204,7 @@ def _require_one_program(
             raise ValueError(
                 f"students[{member}] has another architecture than students[0]; run it by itself"
             )
-        for field in ("score", "pattern", "soften_student", "divergence"):
+        for field in ("score", "pattern", "soften_student", "divergence", "teacher"):
             if getattr(plan, field) != getattr(plans[0], field):
                 raise ValueError(f"plans[{member}] has another {field} than plans[0]; members share it")
         for field in ("steps", "sparsity"):

@@ -2,28 +2,22 @@
 
 import dataclasses
 import os
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
-from sparsekd_jax.distill._trainer import (
-    DataSet,
-    Progress,
-    Row,
-    Trainer,
-    _as_pytree,
-    _evaluate,
-    _soften_targets,
-    _split_for_evaluation,
-    _supervised,
-    _teacher_logits,
-    distilled,
-)
+from sparsekd_jax import sparsity
+from sparsekd_jax.distill import _program
+from sparsekd_jax.distill._program import Batch, Objective
+from sparsekd_jax.distill._sources import Batches, DataSet
+from sparsekd_jax.distill._trainer import Progress, Row, Trainer
 from sparsekd_jax.distill.checkpoints import fingerprint
 from sparsekd_jax.distill.metrics import Tally
-from sparsekd_jax.distill.stages import Plan
+from sparsekd_jax.distill.plan import Plan, Stage
 from sparsekd_jax.operators.base import SofteningOperator
 
 
@@ -34,7 +28,9 @@ class Result:
     Attributes:
         student: the trained model, a new module; the one passed in is untouched.
         history: one row a record, in order of steps: the training loss since the last record, and accuracy,
-            NLL and calibration error on the test half; ``event`` is "start", "pruned" or "train".
+            NLL and calibration error on the test half; ``event`` is "start", "pruned" or "train". With a
+            validation half also its accuracy and NLL, and in the last row of a stage that ended early
+            ``ended``, the reason.
         path: parameters S_0 (as given), S_1, …, S_n after each stage.
         final: the metrics of the student on the test half.
     """
@@ -47,14 +43,16 @@ class Result:
 
 def run(
     student: nnx.Module,
-    teacher: nnx.Module | Float[Array, "n K"],
-    data: DataSet,
+    teacher: nnx.Module | Float[Array, "n *L K"],
+    data: DataSet | Batches,
     plan: Plan,
     *,
     optimizer: optax.GradientTransformation,
     seed: int,
     batch_size: int = 128,
     record_every: int = 100,
+    where: sparsity.Select = sparsity.is_kernel,
+    cache_teacher: bool = True,
     on_progress: Progress | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 30.0,
@@ -63,27 +61,31 @@ def run(
 ) -> Result:
     """Distil a teacher into a student through the stages of a plan.
 
-    Each stage prunes, ``w ← m·w`` with m the mask of its sparsity, softens the teacher's targets once, and
-    takes its steps on ``mean over the batch of (1 − α)·c·D(F_T(p_t), q_s) + α·CE(y, p_s)``, D the plan's
-    divergence. The order of the data depends on ``seed`` and the total number of steps alone: plans of equal
-    effort see equal batches.
+    Each stage prunes, ``w ← m·w`` with m the mask of its sparsity, and takes its steps on ``mean over the
+    labels of the batch of (1 − α)·c·D(F_T(p_t), q_s) + α·CE(y, p_s)``, D the plan's divergence. The order of
+    the data depends on ``seed`` and the total number of steps alone: plans of equal effort see equal batches.
 
     The optimizer state runs through the stages, save the moments of dropped weights.
 
     Args:
-        student: an NNX module from inputs to logits; its parameters are where the path starts.
-        teacher: an NNX module, evaluated once in evaluation mode; or its training logits, ``[n, K]``.
-        data: arrays of a training and a test half.
+        student: an NNX module from inputs to logits, ``[B, K]``, or ``[B, L, K]`` of sequences; its
+            parameters are where the path starts.
+        teacher: an NNX module, used in evaluation mode; or its training logits, ``[n, K]`` or ``[n, L, K]``.
+        data: arrays of a training and a test half (`data.Arrays` or the like), or `Batches`.
         plan: from `stages`.
         optimizer: any optax transformation; `sparsity.sparsify` is wrapped around it here. Runs that reuse
             one object share one compilation.
         seed: of the order of the data; no default.
-        batch_size: examples a step.
-        record_every: steps between rows of the history.
+        batch_size: examples a step; `Batches` bring their own.
+        record_every: steps between rows of the history, and between looks at whether a stage ends early.
+        where: which parameters may lose weights, such as `sparsity.by_path` of names.
+        cache_teacher: evaluate the teacher once for all training examples, and hold its softened targets,
+            ``n·K`` numbers; False evaluates it in every step, for what does not fit. Never of `Batches`.
         on_progress: called after each record with (steps done, total steps); it waits for the device.
         checkpoint_dir: a directory of this run alone, for its checkpoints and its history so far
-            (history.jsonl). A run that is killed and resumed ends with the same bits as one that is not, on
-            the same machine and libraries. What an optimizer closes over (its learning rate) is not checked.
+            (history.jsonl, a row a record). A run that is killed and resumed ends with the same bits as one
+            that is not, on the same machine and libraries. What an optimizer closes over (its learning rate)
+            is not checked.
         checkpoint_every: seconds between checkpoints, looked at after each record; the end is always kept.
         keep: how many of the newest checkpoints stay.
         resume: go on from the newest checkpoint, if there is one; or from that of a step.
@@ -106,39 +108,43 @@ def run(
     >>> len(result.path), result.history[-1]["step"], round(result.history[-1]["sparsity"], 4)
     (3, 20, 0.5)
     """
-    steps = plan.total_steps
-    trainer = Trainer(student, data, optimizer, steps, seed, batch_size, record_every, on_progress)
-    logits = _teacher_logits(teacher, trainer.inputs)
+    trainer = Trainer(
+        student,
+        data,
+        optimizer,
+        plan.total_steps,
+        seed=seed,
+        batch_size=batch_size,
+        record_every=record_every,
+        on_progress=on_progress,
+        where=where,
+    )
+    _require_validation(plan, trainer)
+    cached = cache_teacher and not trainer.source.streamed
+    taught_by = _teacher(teacher, trainer, cached)
     if checkpoint_dir is not None:
-        identity = {"plan": plan.describe(), "teacher": fingerprint(logits)}
+        identity = {
+            "plan": plan.describe(),
+            "teacher": fingerprint(*(_arrays_of(taught_by))),
+            "cache_teacher": cached,
+        }
         trainer.keep_in(checkpoint_dir, checkpoint_every, keep, resume, identity)
-    operator = plan.operator if isinstance(plan.operator, SofteningOperator) else _as_pytree(plan.operator)
-    objective = distilled(plan.divergence)
     trainer.begin()
-    end = 0
     for number, stage in enumerate(plan.stages, start=1):
-        start, end = end, end + stage.steps
         if trainer.stages_done >= number:
             continue
-        dtype = logits.dtype
-        temperature = jnp.asarray(stage.temperature, dtype)
-        knobs = {
-            "operator": operator if plan.soften_student else None,
-            "temperature": temperature,
-            "alpha": jnp.asarray(plan.alpha, dtype),
-            "scale": jnp.asarray(stage.scale, dtype),
-        }
-        targets = {"labels": trainer.labels, "log_targets": _soften_targets(operator, logits, temperature)}
-        if trainer.step == start:
-            trainer.prune(plan, number, objective, targets, knobs)
-            trainer.record("pruned", stage=number)
-        trainer.advance(start, end, objective, targets, knobs, stage=number)
+        if plan.teacher == "previous" and number > 1:
+            taught_by = _teacher(trainer.stage_model(), trainer, cached)
+        lesson = _lesson(plan, stage, taught_by)
+        if trainer.step == trainer.stage_start:
+            trainer.prune(plan, number, *lesson)
+        trainer.advance(stage, number, *lesson, last=number == len(plan.stages))
     return _result(trainer)
 
 
 def fit(
     model: nnx.Module,
-    data: DataSet,
+    data: DataSet | Batches,
     *,
     steps: int,
     optimizer: optax.GradientTransformation,
@@ -155,7 +161,7 @@ def fit(
 
     Args:
         model: an NNX module from inputs to logits; untouched, a trained copy is returned.
-        data: arrays of a training and a test half.
+        data: arrays of a training and a test half, or `Batches`.
         steps: optimizer steps, at least 1.
         optimizer: any optax transformation.
         seed: of the order of the data; no default.
@@ -185,23 +191,33 @@ def fit(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    trainer = Trainer(model, data, optimizer, steps, seed, batch_size, record_every, on_progress)
+    trainer = Trainer(
+        model,
+        data,
+        optimizer,
+        steps,
+        seed=seed,
+        batch_size=batch_size,
+        record_every=record_every,
+        on_progress=on_progress,
+    )
     if checkpoint_dir is not None:
         identity = {"supervised_steps": steps}
         trainer.keep_in(checkpoint_dir, checkpoint_every, keep, resume, identity)
     trainer.begin()
     if trainer.stages_done == 0:
-        trainer.advance(0, steps, _supervised, {"labels": trainer.labels}, {}, stage=1)
+        whole = Stage(sparsity=0.0, temperature=1.0, steps=steps, scale=1.0, alpha=1.0)
+        trainer.advance(whole, 1, _program.supervised, {}, {}, last=True)
     return _result(trainer)
 
 
-def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array, " n"]) -> Tally:
-    """Accuracy, NLL and calibration error of a model, in evaluation mode.
+def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array, "n *L"]) -> Tally:
+    """Accuracy, NLL and calibration error of a model, in evaluation mode, a slice of the examples at a time.
 
     Args:
         model: an NNX module from inputs to logits.
         inputs: ``[n, ...]``.
-        labels: ``[n]``, classes in [0, K).
+        labels: ``[n]`` or ``[n, L]``, classes in [0, K).
 
     Returns:
         The sums as a `Tally`.
@@ -212,11 +228,84 @@ def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array
     >>> float(evaluate(model, jnp.zeros((5, 3)), jnp.zeros(5, jnp.int32)).count)
     5.0
     """
-    graphdef, params, rest = _split_for_evaluation(model)
-    return _evaluate(graphdef, params, rest, jnp.asarray(inputs), jnp.asarray(labels))
+    split = _program.split_for_evaluation(model)
+    return _program.evaluate_all(*split, jnp.asarray(inputs), jnp.asarray(labels))
 
 
 def _result(trainer: Trainer) -> Result:
     student = nnx.merge(trainer.graphdef, trainer.carry[0], trainer.carry[1])
     assert trainer.final is not None  # recorded at the start at the latest
     return Result(student=student, history=trainer.history, path=trainer.path, final=trainer.final)
+
+
+# -- teachers -----------------------------------------------------------------------------------------------
+
+Taught = Array | tuple[Any, PyTree, PyTree]
+"""Training logits, or a model for evaluation: its graph, its parameters, and what is beside them."""
+
+
+def teacher_logits(teacher: Any, inputs: Array, labels: Array) -> Array:
+    """Training logits of a teacher that is a module, a split one, or its logits already."""
+    if isinstance(teacher, nnx.Module):
+        teacher = _program.split_for_evaluation(teacher)
+    if isinstance(teacher, tuple):
+        logits = _program.logits_of(*teacher, inputs, _program.rows_at_once(labels))
+    else:
+        logits = jnp.asarray(teacher)
+    if logits.ndim < 2 or logits.shape[:-1] != labels.shape:
+        needs = ", ".join([*map(str, labels.shape), "num_classes"])
+        raise ValueError(
+            f"teacher gives logits of shape {logits.shape}; {inputs.shape[0]} training inputs need ({needs})"
+        )
+    return logits
+
+
+def _teacher(teacher: Any, trainer: Trainer, cached: bool) -> Taught:
+    if cached:
+        arrays, _ = trainer.source.steps(0, 1)
+        return teacher_logits(teacher, arrays["inputs"], arrays["labels"])
+    if isinstance(teacher, nnx.Module):
+        return _program.split_for_evaluation(teacher)
+    if not isinstance(teacher, tuple):
+        why = "data comes in Batches" if trainer.source.streamed else "cache_teacher is False"
+        raise ValueError(f"teacher must be an nnx.Module where {why}, got {type(teacher).__name__}")
+    return teacher
+
+
+def _arrays_of(taught_by: Taught) -> list[Any]:
+    if not isinstance(taught_by, tuple):
+        return [taught_by]
+    leaves = jax.tree.leaves(taught_by[1:])
+    keys = jax.dtypes.prng_key
+    return [jax.random.key_data(a) if jnp.issubdtype(a.dtype, keys) else a for a in leaves]
+
+
+def _lesson(plan: Plan, stage: Stage, taught_by: Taught) -> tuple[Objective, Batch, dict[str, Any]]:
+    """What a stage trains on: its objective, its softened targets where they are held, and its numbers."""
+    operator = plan.operator
+    if not isinstance(operator, SofteningOperator):
+        operator = _program.as_pytree(operator)
+    params = taught_by[1] if isinstance(taught_by, tuple) else taught_by
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    knobs = {
+        "operator": operator,
+        "temperature": jnp.asarray(stage.temperature, dtype),
+        "alpha": jnp.asarray(stage.alpha, dtype),
+        "scale": jnp.asarray(stage.scale, dtype),
+    }
+    if not isinstance(taught_by, tuple):
+        targets = _program.soften_targets(operator, taught_by, knobs["temperature"])
+        return _program.distilled(plan.divergence, plan.soften_student), {"log_targets": targets}, knobs
+    graphdef, params, rest = taught_by
+    objective = _program.distilled(plan.divergence, plan.soften_student, graphdef)
+    return objective, {}, {**knobs, "teacher": (params, rest)}
+
+
+def _require_validation(plan: Plan, trainer: Trainer) -> None:
+    early = [k for k, stage in enumerate(plan.stages, start=1) if stage.may_end_early]
+    if early and trainer.validation is None:
+        raise ValueError(
+            f"data has no validation half, and stage {early[0]} of the plan ends early by one: give "
+            "validation_inputs and validation_labels (such as data.digits(validation_size=0.1)), or leave "
+            "recover_to and patience out"
+        )

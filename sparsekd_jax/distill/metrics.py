@@ -54,18 +54,18 @@ class Tally:
 
 
 def tally(
-    logits: Float[Array, "n K"],
-    labels: Int[Array, " n"],
-    weights: Float[Array, " n"] | None = None,
+    logits: Float[Array, "*n K"],
+    labels: Int[Array, "*n"],
+    weights: Float[Array, "*n"] | None = None,
     *,
     num_bins: int = NUM_BINS,
 ) -> Tally:
     """The sums behind accuracy, NLL and calibration error of a batch.
 
     Args:
-        logits: ``[n, K]``.
-        labels: ``[n]``, classes in [0, K).
-        weights: ``[n]``, 0 for padding; by default 1 each.
+        logits: ``[n, K]``, or ``[n, L, K]`` of sequences: every label counts.
+        labels: ``[n]`` or ``[n, L]``, classes in [0, K).
+        weights: as ``labels``, 0 for padding; by default 1 each.
         num_bins: equal bins of confidence on (0, 1], each closed above.
 
     Returns:

@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import nnx
 
-from sparsekd_jax import distill, operators
+from sparsekd_jax import distill, operators, sparsity
 from tests.distill.test_loop import Blobs, mlp
 
 RNG = np.random.default_rng(1)
@@ -60,12 +60,12 @@ def test_members_that_swap_their_seeds_differ():
 
 
 def test_a_second_ensemble_compiles_nothing():
-    from sparsekd_jax.distill import ensemble
+    from sparsekd_jax.distill import _program, ensemble
 
     same = {"students": [mlp(1)] * 2, "teachers": [mlp(4)] * 2, "data": BLOBS}
     distill.run_ensemble(**same, plans=plan(), seeds=(7, 8), **SETTINGS)
-    wrapped = ensemble._sparsified(SETTINGS["optimizer"])
-    program = ensemble._program(nnx.split(mlp(1), nnx.Param, ...)[0], wrapped, "forward-kl")
+    wrapped = _program.sparsified(SETTINGS["optimizer"], sparsity.is_kernel)
+    program = ensemble._members(nnx.split(mlp(1), nnx.Param, ...)[0], wrapped, "forward-kl", True)
     before = program._cache_size()
     assert before > 0
     distill.run_ensemble(**same, plans=plan(temperature=3.0, alpha=0.1), seeds=(1, 2), **SETTINGS)
@@ -86,6 +86,8 @@ def test_a_second_ensemble_compiles_nothing():
         ({"plans": [plan(), plan(sparsity=0.5)]}, r"plans\[1\] has other sparsity"),
         ({"plans": [plan(), plan(pattern="layer")]}, r"plans\[1\] has another pattern"),
         ({"plans": [plan(), plan(operator="mixture")]}, "one ensemble a family"),
+        ({"plans": plan(teacher="previous")}, "the stage before, cannot share one program"),
+        ({"plans": plan(patience=2)}, "end early, .* one by one"),
         ({"batch_size": 61}, r"batch_size must lie in \[1, 60\]"),
     ],
 )
@@ -98,5 +100,7 @@ def test_what_cannot_share_a_program_is_named(change, message):
 def test_a_diverging_member_is_named():
     broken = dataclasses.replace(BLOBS, train_inputs=np.full_like(BLOBS.train_inputs, np.nan))
     teachers = [np.zeros((60, 3), np.float32)] * 2
-    with pytest.raises(FloatingPointError, match="member 0 is not finite in stage 1, at step 1 of 20"):
+    with pytest.raises(distill.DivergedError, match="member 0 is not finite in stage 1, at step 1 of") as met:
         distill.run_ensemble([mlp(1), mlp(2)], teachers, broken, plan(), seeds=(1, 2), **SETTINGS)
+    assert (met.value.stage, met.value.step, met.value.tensor) == (1, 1, "loss")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(met.value.params))

@@ -163,14 +163,14 @@ def test_a_teacher_can_be_its_logits(blobs, result):
 
 
 def test_a_second_run_compiles_nothing(blobs, result):
-    from sparsekd_jax.distill import _trainer
+    from sparsekd_jax.distill import _program
 
-    before = _trainer._scan_steps._cache_size()
+    before = _program.scan_steps._cache_size()
     hotter = distill.stages(
         sparsity=0.6, num_stages=4, schedule="one-shot", total_steps=20, temperature=3.0, alpha=0.1
     )
     distill.run(mlp(5), mlp(6), blobs, hotter, seed=3, **SETTINGS)
-    assert _trainer._scan_steps._cache_size() == before
+    assert _program.scan_steps._cache_size() == before
 
 
 def test_sparsity_zero_trains_a_dense_student(blobs):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def test_the_default_plan():
     assert {stage.scale for stage in plan.stages} == {16.0}
     assert plan.total_steps == 2500
     with pytest.raises(dataclasses.FrozenInstanceError):
-        plan.alpha = 0.5
+        plan.score = "random"
 
 
 @pytest.mark.parametrize(("total", "count"), [(10, 3), (7, 7), (2500, 5), (11, 4)])
@@ -55,15 +56,22 @@ def test_json_and_back(operator):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda plan: plan.pop("alpha"), "alpha is missing in the plan"),
+        (lambda plan: plan.pop("score"), "score is missing in the plan"),
+        (lambda plan: plan["stages"][0].pop("alpha"), "alpha is missing in stage 1"),
+        (lambda plan: plan["stages"][0].update(alpha="x"), r"\(stage 1\)"),
+        (lambda plan: plan["stages"][1].update(decay="steep"), r"decay 'steep' is unknown.*\(stage 2\)"),
+        (
+            lambda plan: plan.update(teacher="nobody"),
+            "teacher 'nobody' is unknown; known: original, previous",
+        ),
         (lambda plan: plan.update(colour=1), "colour is unknown; known: operator, stages"),
         (lambda plan: plan["stages"][1].pop("steps"), "steps is missing in stage 2"),
-        (lambda plan: plan["stages"][1].update(steps=0), "steps of stage 2 is 0"),
+        (lambda plan: plan["stages"][1].update(steps=0), r"steps is 0; .*\(stage 2\)"),
         (lambda plan: plan["stages"][1].update(sparsity=0.1), r"sparsity of stage 2 is 0\.1 after 0\."),
         (lambda plan: plan["stages"][0].update(temperature=-1), r"temperature must be .*got -1 \(stage 1\)"),
         (lambda plan: plan.update(stages=[]), "stages is empty"),
         (lambda plan: plan.update(operator="powr"), "did you mean 'power'"),
-        (lambda plan: plan.update(alpha=2), r"alpha must lie in \[0, 1\], got 2"),
+        (lambda plan: plan["stages"][0].update(alpha=2), r"alpha must lie in \[0, 1\], got 2"),
     ],
 )
 def test_an_edited_plan_is_validated_as_any_other(edit, message):
@@ -115,6 +123,12 @@ def test_operators_come_by_name_as_objects_and_as_functions():
         ({"temperature": 0.5, "operator": "entropy-projection"}, "outside the range"),
         ({"total_steps": 4}, "total_steps"),
         ({"alpha": 1.5}, "alpha"),
+        ({"alpha": [0.1, 0.2]}, "alpha lists 2 values for num_stages = 5"),
+        ({"learning_rate": 0.0}, "learning_rate must be a positive number"),
+        ({"decay": "step"}, "decay 'step' is unknown; known: constant, linear, cosine"),
+        ({"recover_to": 95}, r"recover_to is an accuracy in \(0, 1\], got 95"),
+        ({"patience": 0}, "patience must be at least 1 record"),
+        ({"teacher": "me"}, "teacher 'me' is unknown"),
         ({"scale": -1.0}, "scale"),
         ({"score": "size"}, "score"),
         ({"pattern": "row"}, "pattern"),
@@ -125,3 +139,72 @@ def test_operators_come_by_name_as_objects_and_as_functions():
 def test_bad_plans_are_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         distill.stages(**change)
+
+
+def test_a_stage_has_its_own_numbers():
+    plan = distill.stages(
+        num_stages=3,
+        total_steps=30,
+        temperature=distill.annealed(8.0, 2.0, 3),
+        alpha=distill.annealed(0.0, 0.5, 3, geometric=False),
+        learning_rate=[1.0, 0.5, 0.25],
+        decay=["constant", "linear", "cosine"],
+        recover_to=[None, 0.9, None],
+        patience=[None, 3, None],
+        teacher="previous",
+    )
+    np.testing.assert_allclose([s.temperature for s in plan.stages], [8, 4, 2])
+    np.testing.assert_allclose([s.alpha for s in plan.stages], [0, 0.25, 0.5])
+    np.testing.assert_allclose([s.scale for s in plan.stages], [64, 16, 4])
+    np.testing.assert_allclose(plan.stages[0].rates(), np.ones(10))
+    np.testing.assert_allclose(plan.stages[1].rates(), 0.5 * (1 - np.arange(10) / 10))
+    np.testing.assert_allclose(
+        plan.stages[2].rates(), 0.25 * np.cos(np.pi * np.arange(10) / 20) ** 2, atol=1e-15
+    )
+    assert [s.may_end_early for s in plan.stages] == [False, True, False]
+    again = distill.Plan.from_json(plan.to_json())
+    assert again.stages == plan.stages
+    assert again.describe() == plan.describe()
+    first, heads, *rows = str(plan).splitlines()
+    assert "taught by the stage before" in first
+    assert re.split(" {2,}", heads)[-4:] == ["learning rate", "decay", "recover to", "patience"]
+    assert [row.split()[-2:] for row in rows] == [["–", "–"], ["0.9", "3"], ["–", "–"]]
+    assert len({len(row) for row in (heads, *rows)}) == 1
+
+
+def test_fields_with_a_default_may_be_left_out():
+    plan = distill.stages(num_stages=1, total_steps=10)
+    fields = json.loads(plan.to_json())
+    for name in ("learning_rate", "decay", "recover_to", "patience"):
+        del fields["stages"][0][name]
+    del fields["teacher"]
+    assert distill.Plan.from_json(json.dumps(fields)).describe() == plan.describe()
+
+
+def test_annealing():
+    assert distill.annealed(8.0, 2.0, 1) == (2.0,)
+    with pytest.raises(ValueError, match="geometric=False"):
+        distill.annealed(0.5, 0.0, 3)
+    with pytest.raises(ValueError, match="num_stages"):
+        distill.annealed(2.0, 1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "ends"),
+    [
+        ([3.0, 2.0, 1.0], 1, False),
+        ([3.0, 2.0, 2.0], 1, True),  # the same is not lower
+        ([3.0, 1.0, 2.0, 1.5], 3, False),
+        ([3.0, 1.0, 2.0, 1.5, 1.2], 3, True),
+        ([1.0], 1, False),
+    ],
+)
+def test_patience_counts_records_since_the_lowest(losses, patience, ends):
+    stage = distill.Stage(0.5, 2.0, 100, 4.0, 0.1, patience=patience)
+    assert (stage.end([{"validation_nll": x} for x in losses]) is not None) == ends
+
+
+def test_recovery_is_a_threshold():
+    stage = distill.Stage(0.5, 2.0, 100, 4.0, 0.1, recover_to=0.9)
+    assert stage.end([{"validation_accuracy": 0.95}, {"validation_accuracy": 0.89}]) is None
+    assert stage.end([{"validation_accuracy": 0.9}]) == "recovered"

@@ -1,0 +1,243 @@
+"""What is compiled: pure functions of a model's graph, its parameters and arrays of examples."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax  # type: ignore[import-untyped]
+from flax import nnx
+from jaxtyping import Array, Float, Int, PyTree
+
+from sparsekd_jax import sparsity
+from sparsekd_jax.distill.divergences import Divergence
+from sparsekd_jax.distill.losses import (
+    Operator,
+    cross_entropy,
+    soften_log_probs,
+    student_divergence,
+    weighted_sum,
+)
+from sparsekd_jax.distill.metrics import Tally, tally
+
+LABELS_AT_ONCE = 2**16
+"""Labels that an evaluation holds the logits of at one time."""
+
+Batch = dict[str, Array]
+"""``inputs`` and ``labels``, perhaps ``weights`` and ``log_targets``: arrays whose first axis is examples."""
+Objective = Callable[[Array, Batch, Any], tuple[Array, dict[str, Array]]]
+"""``(logits, batch, knobs) -> (loss of each label, its named parts)``."""
+
+
+def supervised(logits: Array, batch: Batch, knobs: Any) -> tuple[Array, dict[str, Array]]:
+    """The objective of `fit`."""
+    del knobs
+    loss = cross_entropy(logits, batch["labels"])
+    return loss, {"cross_entropy": loss}
+
+
+@functools.lru_cache(maxsize=32)
+def distilled(divergence: str | Divergence, soften_student: bool, teacher_graphdef: Any = None) -> Objective:
+    """The objective of a stage; one function for equal arguments: a second run finds its compiled scan.
+
+    With the graph of a teacher, the targets are made in the step, from ``knobs["teacher"]``; without, they
+    are the batch's ``log_targets``.
+    """
+
+    def objective(logits: Array, batch: Batch, knobs: Any) -> tuple[Array, dict[str, Array]]:
+        operator, temperature = knobs["operator"], knobs["temperature"]
+        if teacher_graphdef is None:
+            log_targets = batch["log_targets"]
+        else:
+            taught = nnx.merge(teacher_graphdef, *knobs["teacher"], copy=True)(batch["inputs"])
+            log_targets = soften_targets(operator, jax.lax.stop_gradient(taught), temperature)
+        own = operator if soften_student else None
+        distance = student_divergence(logits, log_targets, own, temperature, divergence=divergence)
+        entropy = cross_entropy(logits, batch["labels"])
+        loss = (1 - knobs["alpha"]) * knobs["scale"] * distance + knobs["alpha"] * entropy
+        return loss, {"divergence": distance, "cross_entropy": entropy}
+
+    return objective
+
+
+def _loss_of(graphdef: Any, objective: Objective, arrays: Batch, knobs: PyTree) -> Callable[..., Any]:
+    def loss_of(params: PyTree, rest: PyTree, rows: Array) -> Any:
+        model = nnx.merge(graphdef, params, rest, copy=True)  # its own variables, which this trace may write
+        batch = {name: array[rows] for name, array in arrays.items()}
+        loss, parts = objective(model(batch["inputs"]), batch, knobs)
+        _, _, rest = split(model)
+
+        def mean(values: Array) -> Array:
+            # One division for all labels of the batch, so that padding weighs nothing.
+            return weighted_sum(values, batch["weights"]).mean if "weights" in batch else jnp.mean(values)
+
+        return mean(loss), (jax.tree.map(mean, parts), rest)
+
+    return loss_of
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "objective"))
+def mean_gradients(
+    graphdef: Any,
+    objective: Objective,
+    params: PyTree,
+    rest: PyTree,
+    arrays: Batch,
+    knobs: PyTree,
+    index: Int[Array, "batches batch"],
+) -> PyTree:
+    """The gradients at one point, averaged over batches; for the scores that ask for them."""
+    loss_of = _loss_of(graphdef, objective, arrays, knobs)
+
+    def add(total: PyTree, rows: Array) -> tuple[PyTree, None]:
+        gradients, _ = jax.grad(loss_of, has_aux=True)(params, rest, rows)
+        return jax.tree.map(jnp.add, total, gradients), None
+
+    total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), index)
+    return jax.tree.map(lambda leaf: leaf / index.shape[0], total)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "optimizer", "objective"))
+def scan_steps(
+    graphdef: Any,
+    optimizer: optax.GradientTransformationExtraArgs,
+    objective: Objective,
+    carry: PyTree,
+    arrays: Batch,
+    knobs: PyTree,
+    index: Int[Array, "steps batch"],
+    rates: Float[Array, " steps"],
+) -> tuple[PyTree, dict[str, Array], Array]:
+    """``index.shape[0]`` optimizer steps on device: the carry, the means of the loss and its parts, and the
+    place of the first loss that is not finite (−1 where all are)."""
+    loss_of = _loss_of(graphdef, objective, arrays, knobs)
+
+    def step(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, dict[str, Array]]:
+        rows, rate = at
+        params, rest, state = carry
+        (loss, (parts, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params, rest, rows)
+        updates, state = optimizer.update(gradients, state, params, rate=rate)
+        return (optax.apply_updates(params, updates), rest, state), {"loss": loss, **parts}
+
+    carry, record = jax.lax.scan(step, carry, (index, rates))
+    bad = ~jnp.isfinite(record["loss"])
+    first_bad = jnp.where(bad.any(), jnp.argmax(bad), -1)
+    return carry, jax.tree.map(jnp.mean, record), first_bad
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "rows_at_once"))
+def logits_of(graphdef: Any, params: PyTree, rest: PyTree, inputs: Array, rows_at_once: int) -> Array:
+    """Logits of all inputs, a slice of them at a time."""
+
+    def some(rows: Array) -> Array:
+        return nnx.merge(graphdef, params, rest, copy=True)(rows)
+
+    stacked, last = _in_slices(some, inputs, rows_at_once)
+    joined = [] if stacked is None else [stacked.reshape(-1, *stacked.shape[2:])]
+    return jnp.concatenate([*joined, *([] if last is None else [last])])
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def evaluate_all(graphdef: Any, params: PyTree, rest: PyTree, inputs: Array, labels: Array) -> Tally:
+    """The tally of all examples, a slice of them at a time."""
+
+    def some(rows: tuple[Array, Array]) -> Tally:
+        return tally(nnx.merge(graphdef, params, rest, copy=True)(rows[0]), rows[1])
+
+    stacked, last = _in_slices(some, (inputs, labels), rows_at_once(labels))
+    if stacked is None:
+        return last
+    total = jax.tree.map(lambda sums: jnp.sum(sums, axis=0), stacked)
+    return total if last is None else total + last
+
+
+def rows_at_once(labels: Array) -> int:
+    """How many examples an evaluation takes at one time."""
+    return max(1, LABELS_AT_ONCE // max(1, math.prod(labels.shape[1:])))
+
+
+def _in_slices(function: Callable[[Any], Any], arrays: PyTree, size: int) -> tuple[Any, Any]:
+    """``function`` of every full slice of ``size`` rows, stacked, and of the rest; None if there is none."""
+    rows = jax.tree.leaves(arrays)[0].shape[0]
+    whole = rows - rows % size
+    stacked = last = None
+    if whole:
+        sliced = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), arrays)
+        stacked = jax.lax.map(function, sliced)
+    if whole < rows:
+        last = function(jax.tree.map(lambda a: a[whole:], arrays))
+    return stacked, last
+
+
+@jax.jit
+def soften_targets(operator: Operator, logits: Array, temperature: Array) -> Array:
+    """``log F_T(softmax z)``, the targets of a stage."""
+    return soften_log_probs(operator, jax.nn.log_softmax(logits, axis=-1), temperature)
+
+
+@jax.jit
+def all_finite(params: PyTree) -> PyTree:
+    """For each array, whether all of it is finite."""
+    return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), params)
+
+
+@functools.partial(jax.jit, static_argnames=("rate", "score", "pattern"))
+def prune(
+    params: PyTree,
+    state: PyTree,
+    rate: float,
+    score: str,
+    pattern: str | sparsity.Pattern,
+    gradients: PyTree | None = None,
+    key: Array | None = None,
+) -> tuple[PyTree, PyTree]:
+    """New masks of a rate, and the parameters under them."""
+    state = sparsity.update_masks(
+        state, params, rate, score=score, pattern=pattern, gradients=gradients, key=key
+    )
+    return sparsity.apply_masks(params, sparsity.current_masks(state)), state
+
+
+@functools.lru_cache(maxsize=32)
+def sparsified(
+    optimizer: optax.GradientTransformation, where: sparsity.Select
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer with a ``rate`` on its updates, masked; one object for equal arguments."""
+    inner = optax.with_extra_args_support(optimizer)
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree | None = None, *, rate: Array, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        steps, state = inner.update(updates, state, params, **extra)
+        return jax.tree.map(lambda step: step * rate.astype(step.dtype), steps), state
+
+    return sparsity.sparsify(optax.GradientTransformationExtraArgs(inner.init, update), where=where)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "batch_size", "steps"))
+def epochs(key: Array, size: int, batch_size: int, steps: int) -> Int[Array, "steps batch"]:
+    """Rows of each batch: a fresh shuffle an epoch, the incomplete last batch of an epoch left out."""
+    per_epoch = size // batch_size
+    keys = jax.random.split(key, math.ceil(steps / per_epoch))
+    shuffled = jax.vmap(lambda k: jax.random.permutation(k, size)[: per_epoch * batch_size])(keys)
+    return shuffled.reshape(-1, batch_size)[:steps]
+
+
+def split(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
+    """Graph, parameters, and whatever else the module holds (batch statistics, random streams)."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    return graphdef, params, rest
+
+
+def split_for_evaluation(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
+    """The same of a copy in evaluation mode."""
+    model = nnx.clone(model)
+    model.eval()
+    return split(model)
+
+
+def as_pytree(function: Callable[..., Any]) -> Any:
+    """A plain function as an argument of a compiled one: Partial is a pytree with the function static."""
+    return jax.tree_util.Partial(function)

@@ -1,0 +1,168 @@
+"""Where batches come from: arrays in memory, or batches by number, such as a ``grain.MapDataset``."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from sparsekd_jax.distill._program import Batch, epochs
+from sparsekd_jax.distill.checkpoints import fingerprint
+
+
+class DataSet(Protocol):
+    """What the loop asks of data in memory: ``[n, ...]`` inputs and ``[n]`` or ``[n, L]`` integer labels.
+
+    Also read where they are there and not None: ``train_weights``, a weight ≥ 0 for every training label (0
+    for padding); ``validation_inputs`` and ``validation_labels``, for stages that may end early.
+    """
+
+    @property
+    def train_inputs(self) -> Any: ...
+    @property
+    def train_labels(self) -> Any: ...
+    @property
+    def test_inputs(self) -> Any: ...
+    @property
+    def test_labels(self) -> Any: ...
+
+
+class RandomAccess(Protocol):
+    """Batches by number: a list, or a ``grain.MapDataset``."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: Any, /) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+    """Training data that comes in batches, step k training on ``train_batches[k]``; read as it is needed.
+
+    The step is all there is to the position in the data, so that a resumed run reads on where it stopped.
+    The order is the caller's, ``seed`` and ``batch_size`` of a run do not touch it. The teacher has to be a
+    module, since it is evaluated on each batch.
+
+    Attributes:
+        train_batches: at least as many as the run has steps; each a mapping with ``inputs [B, ...]``,
+            ``labels [B, ...]`` and perhaps ``weights``, of one shape throughout. Of Grain:
+            ``grain.MapDataset.source(examples).seed(0).shuffle().repeat().batch(128)``.
+        test_inputs: ``[m, ...]``.
+        test_labels: ``[m, ...]``.
+        validation_inputs: ``[v, ...]`` or None.
+        validation_labels: ``[v, ...]`` or None.
+
+    >>> batch = {"inputs": np.zeros((4, 2), np.float32), "labels": np.zeros(4, np.int32)}
+    >>> len(Batches([batch] * 10, batch["inputs"], batch["labels"]).train_batches)
+    10
+    """
+
+    train_batches: RandomAccess
+    test_inputs: Any
+    test_labels: Any
+    validation_inputs: Any = None
+    validation_labels: Any = None
+
+
+class Source(Protocol):
+    """What the trainer asks for: the arrays and rows of steps, and what identifies them."""
+
+    streamed: bool
+
+    def steps(self, start: int, count: int) -> tuple[Batch, Int[Array, "steps batch"]]: ...
+    def identity(self) -> dict[str, Any]: ...
+
+
+def source_of(data: DataSet | Batches, seed: int, batch_size: int, total_steps: int) -> Source:
+    """The source of a run's batches.
+
+    Raises:
+        ValueError: sizes that do not fit, too few batches, or what is not indexed by a number.
+    """
+    if isinstance(data, Batches):
+        return _Streamed(data.train_batches, total_steps)
+    return _Shuffled(data, seed, batch_size, total_steps)
+
+
+def validation_of(data: DataSet | Batches) -> tuple[Array, Array] | None:
+    """Inputs and labels of the validation half, or None."""
+    inputs, labels = (getattr(data, f"validation_{name}", None) for name in ("inputs", "labels"))
+    return None if inputs is None or labels is None else (jnp.asarray(inputs), jnp.asarray(labels))
+
+
+class _Shuffled:
+    """Arrays on device, in the order of a seed."""
+
+    streamed = False
+
+    def __init__(self, data: DataSet, seed: int, batch_size: int, total_steps: int) -> None:
+        arrays = {"inputs": data.train_inputs, "labels": data.train_labels}
+        weights = getattr(data, "train_weights", None)
+        if weights is not None:
+            arrays["weights"] = weights
+            if np.shape(weights) != np.shape(data.train_labels):
+                raise ValueError(
+                    f"train_weights has shape {np.shape(weights)}, train_labels has "
+                    f"{np.shape(data.train_labels)}: give one weight a label"
+                )
+        self.arrays = {name: jnp.asarray(array) for name, array in arrays.items()}
+        size = self.arrays["inputs"].shape[0]
+        if not 1 <= batch_size <= size:
+            raise ValueError(f"batch_size must lie in [1, {size}] (the training examples), got {batch_size}")
+        self.index = epochs(jax.random.key(seed), size, batch_size, total_steps)
+        self.batch_size = batch_size
+
+    def steps(self, start: int, count: int) -> tuple[Batch, Int[Array, "steps batch"]]:
+        return self.arrays, self.index[start : start + count]
+
+    def identity(self) -> dict[str, Any]:
+        return {"batch_size": self.batch_size, "data": fingerprint(*self.arrays.values())}
+
+
+class _Streamed:
+    """Batches by number, joined on the host for one scan at a time."""
+
+    streamed = True
+
+    def __init__(self, batches: RandomAccess, total_steps: int) -> None:
+        if not (hasattr(batches, "__getitem__") and hasattr(batches, "__len__")):
+            raise ValueError(
+                f"train_batches must give batch k as train_batches[k], such as a grain.MapDataset or a list; "
+                f"got {type(batches).__name__}"
+            )
+        if len(batches) < total_steps:
+            raise ValueError(f"train_batches has {len(batches)} batches for {total_steps} steps: repeat them")
+        self.batches = batches
+        self._shapes = _shapes(self._batch(0))
+
+    def _batch(self, number: int) -> dict[str, np.ndarray]:
+        batch = self.batches[number]
+        if not isinstance(batch, Mapping) or not {"inputs", "labels"} <= batch.keys():
+            raise ValueError(
+                f"batch {number} of train_batches must be a mapping with inputs and labels, got "
+                f"{sorted(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__}"
+            )
+        return {name: np.asarray(batch[name]) for name in ("inputs", "labels", "weights") if name in batch}
+
+    def steps(self, start: int, count: int) -> tuple[Batch, Int[Array, "steps batch"]]:
+        batches = []
+        for number in range(start, start + count):
+            batch = self._batch(number)
+            if _shapes(batch) != self._shapes:
+                raise ValueError(
+                    f"batch {number} of train_batches has {_shapes(batch)}, batch 0 {self._shapes}: one "
+                    "shape for all, so drop the remainder of an epoch"
+                )
+            batches.append(batch)
+        joined = {name: jnp.asarray(np.concatenate([b[name] for b in batches])) for name in self._shapes}
+        rows = joined["inputs"].shape[0]
+        return joined, jnp.arange(rows, dtype=jnp.int32).reshape(count, rows // count)
+
+    def identity(self) -> dict[str, Any]:
+        return {"first_batch": fingerprint(*self._batch(0).values())}
+
+
+def _shapes(batch: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in batch.items()}
