@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    pass
+    from sparsekd_jax.studies import Settings
+
+DATA_SETS = ("digits", "pydoc")  # the names of studies.WORKLOADS, known before jax loads
 
 app = typer.Typer(
     name="sparsekd",
@@ -214,21 +216,29 @@ def _operator_names(given: list[str]) -> tuple[str, ...]:
 
 @app.command()
 def distill(
-    data: Annotated[str, typer.Option(help="Data set; 'digits' ships with scikit-learn.")] = "digits",
+    data: Annotated[
+        str, typer.Option(help="digits (ships with scikit-learn) or pydoc (Python's manual, byte by byte).")
+    ] = "digits",
     operator: Annotated[
         list[str] | None,
         typer.Option(help="Softening operator, such as power or 'tsallis(1.5)'; repeat, or use commas."),
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Temperature T of the softening.")] = 4.0,
-    sparsity: Annotated[float, typer.Option(help="Final share of zero weights, in [0, 1).")] = 0.95,
-    stages: Annotated[int, typer.Option(help="Stages of the staged student.")] = 5,
-    seeds: Annotated[int, typer.Option(help="Number of seeds; intervals need two.")] = 3,
-    steps: Annotated[int, typer.Option(help="Steps of each student, over all stages.")] = 2500,
-    teacher_steps: Annotated[int, typer.Option(help="Steps of each teacher.")] = 1000,
+    temperature: Annotated[float | None, typer.Option(help="Temperature T of the softening.")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Final share of zero weights, in [0, 1).")] = None,
+    stages: Annotated[int | None, typer.Option(help="Stages of the staged student.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds; intervals need two.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of each student, over all stages.")] = None,
+    teacher_steps: Annotated[int | None, typer.Option(help="Steps of each teacher.")] = None,
     targets_only: Annotated[
         bool, typer.Option("--targets-only", help="Soften the teacher's side of the loss only.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Directory of the report; made if missing.")] = Path("out/digits"),
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A plan as JSON for the staged student (a run writes one), in place of its options."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the report; out/DATA by default.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the interrupted run that --out holds.")
     ] = False,
@@ -239,11 +249,12 @@ def distill(
     """Train a dense teacher, distil it into sparse students, and write a report.
 
     Compares a student pruned in stages with one-shot pruning and with a dense student at the same number of
-    steps. Writes report.html, report.json, history.jsonl and the sparse weights.
+    steps. What is left out has the default of its data set. Writes report.html, report.json, history.jsonl,
+    the plan and the sparse weights.
     """
-    if data != "digits":
-        _refuse("--data", f"{data!r} is not a data set this command knows; known: digits")
-    if not 0.0 <= sparsity < 1.0:
+    if data not in DATA_SETS:
+        _refuse("--data", f"{data!r} is not a data set this command knows; known: {', '.join(DATA_SETS)}")
+    if sparsity is not None and not 0.0 <= sparsity < 1.0:
         hint = f"; did you mean {sparsity / 100:g}?" if 1.0 < sparsity < 100.0 else ""
         _refuse("--sparsity", f"{sparsity:g} is not a share in [0, 1){hint}")
     for option, value in (
@@ -252,34 +263,69 @@ def distill(
         ("--steps", steps),
         ("--teacher-steps", teacher_steps),
     ):
-        if value < 1:
+        if value is not None and value < 1:
             _refuse(option, f"{value} is less than 1")
-    if steps < stages:
-        _refuse("--steps", f"{steps} leaves some of {stages} stages without a step; give at least {stages}")
+    in_plan = {
+        "--operator": operator,
+        "--temperature": temperature,
+        "--sparsity": sparsity,
+        "--stages": stages,
+        "--steps": steps,
+        "--targets-only": targets_only or None,
+    }
+    given = [option for option, value in in_plan.items() if value is not None]
+    if config is not None and given:
+        _refuse(given[0], f"the plan of --config says it; leave {given[0]} out, or edit {config}")
+    out = Path("out", data) if out is None else out
     _require_folder(out)
     _require_plots()
 
     # jax loads here, after the mistakes that need no jax to see.
-    names = _operator_names(operator or ["power"])
-    from sparsekd_jax import studies
+    chosen = {
+        "temperature": temperature,
+        "sparsity": sparsity,
+        "num_stages": stages,
+        "num_seeds": seeds,
+        "steps": steps,
+        "teacher_steps": teacher_steps,
+    }
+    settings = _settings(data, operator or ["power"], not targets_only, config, chosen)
+    _run_study(settings, out, resume=_what_is_left(out / "checkpoints", resume, restart))
 
-    settings = studies.Settings(
-        operators=names,
-        temperature=temperature,
-        sparsity=sparsity,
-        num_stages=stages,
-        num_seeds=seeds,
-        steps=steps,
-        teacher_steps=teacher_steps,
-        soften_student=not targets_only,
-        record_every=max(1, min(50, steps // stages, teacher_steps)),
-    )
+
+def _settings(
+    data: str, operator: list[str], soften_student: bool, config: Path | None, chosen: dict[str, Any]
+) -> "Settings":
+    """The settings of a run, validated; what is wrong is refused by the option that said it."""
+    names = _operator_names(operator)
+    from dataclasses import replace
+
+    from sparsekd_jax import studies
+    from sparsekd_jax.distill import Plan
+
+    changes = {name: value for name, value in chosen.items() if value is not None}
+    option = "--config"
     try:
+        if config is not None:
+            settings = studies.Settings.of_plan(Plan.from_json(config.read_text("utf-8")), data, **changes)
+        else:
+            settings = studies.Settings.of_data(
+                data, operators=names, soften_student=soften_student, **changes
+            )
+            if settings.steps < settings.num_stages:
+                least = f"give at least {settings.num_stages}"
+                _refuse("--steps", f"{settings.steps} leaves some stages without a step; {least}")
+            option = "--operator"
         settings.validate()
+    except OSError as error:
+        _refuse("--config", f"{config} cannot be read ({error.strerror})")
     except ValueError as error:
         hint = "; on this command line: --targets-only" if "gradient_scale" in str(error) else ""
-        _refuse("--temperature" if "temperature" in str(error) else "--operator", f"{error}{hint}")
-    _run_study(settings, out, resume=_what_is_left(out / "checkpoints", resume, restart))
+        if config is None and "temperature" in str(error):
+            option = "--temperature"
+        _refuse(option, f"{error}{hint}")
+    shortest = min(settings.steps // settings.num_stages, settings.teacher_steps, settings.record_every)
+    return replace(settings, record_every=max(1, shortest))
 
 
 def _what_is_left(checkpoints: Path, resume: bool, restart: bool) -> bool:
@@ -319,6 +365,7 @@ def _run_study(settings: "Settings", out: Path, *, resume: bool) -> None:
 
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -356,22 +403,16 @@ def _run_study(settings: "Settings", out: Path, *, resume: bool) -> None:
     paths = studies.write_report(report, out)
     rmtree(checkpoints)  # all that they held is in the report
 
-    table = Table("model", "test accuracy", "minus its teacher", "zeros", box=SIMPLE_HEAD, pad_edge=False)
+    metric = settings.workload.metrics[0]
+    difference_title = f"minus its teacher, {metric.difference_unit}"
+    table = Table("model", metric.title, difference_title, "zeros, %", box=SIMPLE_HEAD, pad_edge=False)
     for row in report["summary"]:
         difference = row["difference"]
         table.add_row(
             row["label"],
-            _interval(row["accuracy"]),
-            _interval(difference, signed=True) if difference else "–",
-            f"{row['zero_fraction']['max']:.4f}",
+            escape(metric.show_interval(row[metric.key])),
+            escape(metric.show_interval(difference, "+")) if difference else "–",
+            f"{100 * row['zero_fraction']['max']:.2f}",
         )
     console.print(table)
     console.print(f"Report: {paths['report.html']}", soft_wrap=True)
-
-
-def _interval(interval: dict[str, float | None], signed: bool = False) -> str:
-    shape = "{:+.4f}" if signed else "{:.4f}"
-    mean = shape.format(interval["mean"])
-    if interval["low"] is None:
-        return mean
-    return f"{mean} \\[{shape.format(interval['low'])}, {shape.format(interval['high'])}]"

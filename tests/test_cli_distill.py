@@ -32,7 +32,7 @@ def sparsekd(*arguments):
         (("--operator", "argmax"), "--operator", "--targets-only"),
         (("--temperature", "-1"), "--temperature", "positive"),
         (("--operator", "entropy-projection", "--temperature", "0.5"), "--temperature", "outside the range"),
-        (("--data", "mnist"), "--data", "known: digits"),
+        (("--data", "mnist"), "--data", "known: digits, pydoc"),
         (("--stages", "0"), "--stages", "less than 1"),
         (("--seeds", "0"), "--seeds", "less than 1"),
         (("--steps", "3"), "--steps", "at least 5"),

@@ -1,4 +1,4 @@
-"""The main job: a dense teacher on digits, distilled into sparse students, and what it looks like."""
+"""The main job: a dense teacher, distilled into sparse students at equal effort, over several seeds."""
 
 import dataclasses
 import functools
@@ -16,23 +16,26 @@ import optax  # type: ignore[import-untyped]
 from flax import nnx
 
 import sparsekd_jax
-from sparsekd_jax import _page, data, distill, models, operators, sparsity
-from sparsekd_jax.studies import figures
+from sparsekd_jax import distill, operators, sparsity
 from sparsekd_jax.studies.verdicts import verdict_table
+from sparsekd_jax.studies.workloads import WORKLOADS, Workload
 
 METRICS = ("accuracy", "nll", "calibration_error")
+VALIDATION_SIZE = 0.1
+"""Share of the training half that stages which may end early look at."""
 Progress = Callable[[str, int, int], None]
 """Called with (what is running, steps done, total steps of the study)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the study runs. The defaults are those of the demo.
+    """What the study runs. The defaults are those of the demo; `of_data` gives those of another workload.
 
-    The optimizer is AdamW for teacher and students alike. Where a student starts, the learning rate and alpha
-    were settled on validation images cut from the training half; the test half only reports.
+    The optimizer is AdamW for teacher and students. Where a student starts, the learning rate and alpha were
+    settled on validation data cut from the training half; the test half only reports.
 
     Attributes:
+        data: a name of `WORKLOADS`.
         operators: names of softening operators; each gets its own students.
         temperature: T of the softening.
         sparsity: final share of zeros among the kernels' weights, in [0, 1).
@@ -45,13 +48,19 @@ class Settings:
         schedule: how the sparsity rises over the stages.
         score: how weights are ranked.
         pattern: over what they are ranked.
-        hidden: widths of the hidden layers.
+        model: sizes of the model, by name.
         batch_size: examples a step.
-        learning_rate: of AdamW.
+        learning_rate: of the students' AdamW.
+        decay: how the students' learning rate falls within a stage.
+        teacher_learning_rate: of the teachers' AdamW.
+        teacher_warmup: steps over which it rises to that, to fall to 0 as a cosine; 0 keeps it constant.
         weight_decay: of AdamW.
         record_every: steps between rows of the history.
+        config: the plan of the staged student as `distill.Plan.describe` gives it, in place of the settings
+            above that make one; None makes it from them. The other students then take its last stage.
     """
 
+    data: str = "digits"
     operators: tuple[str, ...] = ("power",)
     temperature: float = 4.0
     sparsity: float = 0.95
@@ -64,21 +73,68 @@ class Settings:
     schedule: str = "cubic"
     score: str = "magnitude"
     pattern: str = "global"
-    hidden: tuple[int, ...] = (256, 256)
+    model: dict[str, Any] = dataclasses.field(default_factory=lambda: {"hidden": [256, 256]})
     batch_size: int = 128
     learning_rate: float = 1e-3
+    decay: str = "constant"
+    teacher_learning_rate: float = 1e-3
+    teacher_warmup: int = 0
     weight_decay: float = 1e-4
     record_every: int = 50
+    config: dict[str, Any] | None = None
+
+    @classmethod
+    def of_data(cls, name: str, **changes: Any) -> "Settings":
+        """The defaults of a workload, with changes.
+
+        Args:
+            name: a name of `WORKLOADS`.
+            **changes: fields.
+        """
+        return cls(**{**WORKLOADS[name].defaults, **changes})
+
+    @classmethod
+    def of_plan(cls, plan: distill.Plan, name: str, **changes: Any) -> "Settings":
+        """The defaults of a workload, with the staged student trained by a plan.
+
+        Args:
+            plan: one that JSON can say.
+            name: a name of `WORKLOADS`.
+            **changes: fields that the plan does not say.
+        """
+        last = plan.stages[-1]
+        said = {
+            "config": json.loads(plan.to_json()),
+            "operators": (plan.operator_name,),
+            "temperature": last.temperature,
+            "sparsity": last.sparsity,
+            "num_stages": len(plan.stages),
+            "steps": plan.total_steps,
+            "alpha": last.alpha,
+            "decay": last.decay,
+            "soften_student": plan.soften_student,
+            "schedule": "of the plan",
+            "score": plan.score,
+            "pattern": plan.pattern,
+        }
+        return cls.of_data(name, **{**said, **changes})
 
     @classmethod
     def of(cls, configuration: dict[str, Any]) -> "Settings":
-        """Settings from a report's configuration, whose tuples JSON has made lists."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in configuration.items()}
-        return cls(**fields)
+        """Settings from a report's configuration, whose tuple JSON has made a list."""
+        return cls(**{**configuration, "operators": tuple(configuration["operators"])})
+
+    @property
+    def workload(self) -> Workload:
+        """Data, model and metrics."""
+        return WORKLOADS[self.data]
 
     def plan(self, operator: str, method: str) -> distill.Plan:
         """The plan of one method, "dense", "one-shot" or "staged"; raises ValueError on a bad setting."""
         staged = method == "staged"
+        if self.config is not None:
+            plan = distill.Plan.from_json(json.dumps(self.config))
+            return plan if staged else _in_one_stage(plan, dense=method == "dense")
         return distill.stages(
             operator=operators.parse(operator),
             temperature=self.temperature,
@@ -88,6 +144,7 @@ class Settings:
             total_steps=self.steps,
             alpha=self.alpha,
             soften_student=self.soften_student,
+            decay=self.decay,
             score=self.score,
             pattern=self.pattern,
         )
@@ -108,6 +165,8 @@ class Settings:
         Raises:
             ValueError: names the setting.
         """
+        if self.data not in WORKLOADS:
+            raise ValueError(f"data {self.data!r} is unknown; known: {', '.join(WORKLOADS)}")
         if not self.operators:
             raise ValueError("operators is empty: name at least one, such as 'power'")
         for field in ("num_seeds", "teacher_steps", "record_every"):
@@ -145,14 +204,18 @@ def run(
     """
     settings.validate()
     started = time.perf_counter()
-    digits = data.digits()
+    workload = settings.workload
+    plans = {name: {m: settings.plan(name, m) for m in settings.methods} for name in settings.operators}
+    early = any(stage.may_end_early for own in plans.values() for p in own.values() for stage in p.stages)
+    arrays = workload.load(VALIDATION_SIZE if early else 0.0)
+    teachers = _adamw(
+        settings.teacher_learning_rate,
+        settings.weight_decay,
+        settings.teacher_warmup,
+        settings.teacher_steps,
+    )
     optimizer = _adamw(settings.learning_rate, settings.weight_decay)
-    sizes = (digits.train_inputs.shape[1], *settings.hidden, digits.num_classes)
-    common: dict[str, Any] = {
-        "optimizer": optimizer,
-        "batch_size": settings.batch_size,
-        "record_every": settings.record_every,
-    }
+    common: dict[str, Any] = {"batch_size": settings.batch_size, "record_every": settings.record_every}
     per_seed = settings.teacher_steps + len(settings.operators) * len(settings.methods) * settings.steps
     total = per_seed * settings.num_seeds
     done = 0
@@ -176,8 +239,11 @@ def run(
                 "accuracy": result.final.accuracy,
                 "nll": result.final.mean_nll,
                 "calibration_error": result.final.calibration_error,
-                "zero_fraction": sparsity.zero_fraction(params),
-                "layers": {name: list(counts) for name, counts in sparsity.layer_zeros(params).items()},
+                "zero_fraction": sparsity.zero_fraction(params, workload.where),
+                "layers": {
+                    name: list(counts)
+                    for name, counts in sparsity.layer_zeros(params, workload.where).items()
+                },
             }
         )
         history.extend({**key, **row} for row in result.history)
@@ -186,9 +252,10 @@ def run(
 
     for seed in range(settings.num_seeds):
         teacher = distill.fit(
-            models.MLP(sizes, rngs=nnx.Rngs(seed)),
-            digits,
+            workload.build(settings.model, seed),
+            arrays,
             steps=settings.teacher_steps,
+            optimizer=teachers,
             seed=2 * seed,  # even seeds order the teachers' data, odd ones the students'
             on_progress=report(f"seed {seed}: teacher"),
             **checkpoints(f"seed-{seed}", "teacher"),
@@ -201,8 +268,10 @@ def run(
                 result = distill.run(
                     teacher.student,  # the path starts at the teacher (theory.md section 4)
                     teacher.student,
-                    digits,
-                    settings.plan(operator, method),
+                    arrays,
+                    plans[operator][method],
+                    optimizer=optimizer,
+                    where=workload.where,
                     seed=2 * seed + 1,
                     on_progress=report(f"seed {seed}: {operator}, {settings.method_label(method)}"),
                     **checkpoints(f"seed-{seed}", operator, method),
@@ -215,19 +284,18 @@ def run(
         on_progress("checking the laws", total, total)
     verdicts = verdict_table([operators.parse(name) for name in settings.operators] if laws else [])
     return {
-        "study": "digits",
+        "study": settings.data,
         "version": sparsekd_jax.__version__,
         "command": command(settings),
         "configuration": json.loads(json.dumps(dataclasses.asdict(settings))),
         "data": {
-            "name": digits.name,
-            "inputs": sizes[0],
-            "num_classes": sizes[-1],
-            "train": int(digits.train_labels.size),
-            "test": int(digits.test_labels.size),
-            "split": "test_size 0.25, random_state 0, stratified",
+            "name": arrays.name,
+            "num_classes": arrays.num_classes,
+            "train": int(arrays.train_labels.size),
+            "test": int(arrays.test_labels.size),
+            "split": workload.split_text,
         },
-        "plans": {name: settings.plan(name, "staged").describe() for name in settings.operators},
+        "plans": {name: own["staged"].describe() for name, own in plans.items()},
         "summary": summarise(runs, settings),
         "runs": runs,
         "verdicts": verdicts,
@@ -247,39 +315,60 @@ def run(
 
 
 @functools.cache
-def _adamw(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
+def _adamw(
+    learning_rate: float, weight_decay: float, warmup: int = 0, steps: int = 0
+) -> optax.GradientTransformation:
     # One object for all runs of these settings: they then share their compiled scans.
-    return optax.adamw(learning_rate, weight_decay=weight_decay)
+    rate: Any = learning_rate
+    if warmup:
+        rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(warmup, steps - 1), steps)
+    return optax.adamw(rate, weight_decay=weight_decay)
+
+
+def _in_one_stage(plan: distill.Plan, *, dense: bool) -> distill.Plan:
+    """The steps of a plan in one stage like its last, that prunes at once or not at all."""
+    last = plan.stages[-1]
+    whole = dataclasses.replace(
+        last,
+        sparsity=0.0 if dense else last.sparsity,
+        steps=plan.total_steps,
+        recover_to=None,
+        patience=None,
+    )
+    return dataclasses.replace(plan, stages=(whole,), teacher="original")
 
 
 def command(settings: Settings) -> str:
     """The command line that runs these settings again."""
-    default = Settings()
-    options = {
-        "operator": ",".join(settings.operators),
-        "temperature": f"{settings.temperature:g}",
-        "sparsity": f"{settings.sparsity:g}",
-        "stages": str(settings.num_stages),
-        "seeds": str(settings.num_seeds),
-        "steps": str(settings.steps),
-        "teacher-steps": str(settings.teacher_steps),
-    }
-    usual = {
-        "operator": ",".join(default.operators),
-        "temperature": f"{default.temperature:g}",
-        "sparsity": f"{default.sparsity:g}",
-        "stages": str(default.num_stages),
-        "seeds": str(default.num_seeds),
-        "steps": str(default.steps),
-        "teacher-steps": str(default.teacher_steps),
-    }
-    flags = [] if settings.soften_student else ["--targets-only"]
-    extra = [f"--{name} {shlex.quote(value)}" for name, value in options.items() if value != usual[name]]
-    return " ".join(["sparsekd distill --data digits", *extra, *flags, "--out DIR"])
+    default = Settings.of_data(settings.data)
+
+    def said(given: Settings) -> dict[str, str]:
+        effort = {"seeds": str(given.num_seeds), "teacher-steps": str(given.teacher_steps)}
+        if settings.config is not None:
+            return effort
+        return {
+            "operator": ",".join(given.operators),
+            "temperature": f"{given.temperature:g}",
+            "sparsity": f"{given.sparsity:g}",
+            "stages": str(given.num_stages),
+            "steps": str(given.steps),
+            **effort,
+        }
+
+    usual = said(default)
+    words = [f"sparsekd distill --data {settings.data}"]
+    if settings.config is not None:
+        words.append("--config plan.json")
+    words += [f"--{name} {shlex.quote(v)}" for name, v in said(settings).items() if v != usual[name]]
+    if not settings.soften_student and settings.config is None:
+        words.append("--targets-only")
+    return " ".join([*words, "--out DIR"])
 
 
 def summarise(runs: Sequence[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
     """Means over seeds with Student-t intervals, and each student's paired difference to its own teacher.
+
+    The difference is that of the workload's first metric.
 
     Args:
         runs: the runs of `run`.
@@ -287,10 +376,11 @@ def summarise(runs: Sequence[dict[str, Any]], settings: Settings) -> list[dict[s
 
     Returns:
         One row a method and operator, the teacher first: ``{"operator", "method", "label", metric: interval,
-        "difference": interval of accuracy minus the teacher's or None, "zero_fraction", "values"}``.
+        "difference": interval of the first metric minus the teacher's or None, "zero_fraction", "values"}``.
     """
     teacher = [r for r in runs if r["method"] == "teacher"]
     several = len(settings.operators) > 1
+    first = settings.workload.metrics[0].key
     rows = []
     for operator, method in [
         (None, "teacher"),
@@ -298,10 +388,10 @@ def summarise(runs: Sequence[dict[str, Any]], settings: Settings) -> list[dict[s
     ]:
         chosen = [r for r in runs if (r["operator"], r["method"]) == (operator, method)]
         label = "teacher" if operator is None else settings.method_label(method)
-        values = [r["accuracy"] for r in chosen]
+        values = [r[first] for r in chosen]
         difference = None
         if operator is not None:
-            paired = distill.paired_difference(values, [r["accuracy"] for r in teacher])
+            paired = distill.paired_difference(values, [r[first] for r in teacher])
             difference = dataclasses.asdict(paired)
         rows.append(
             {
@@ -321,7 +411,7 @@ def summarise(runs: Sequence[dict[str, Any]], settings: Settings) -> list[dict[s
 
 
 def write_report(report: dict[str, Any], out: str | Path) -> dict[str, Path]:
-    """Write what `run` returned: report.json, history.jsonl, the sparse weights, and report.html.
+    """Write what `run` returned: report.json and .html, history.jsonl, each plan and its sparse weights.
 
     Args:
         report: from `run`.
@@ -333,127 +423,25 @@ def write_report(report: dict[str, Any], out: str | Path) -> dict[str, Path]:
     Raises:
         OSError: the directory cannot be written.
     """
+    from sparsekd_jax.studies.distillation_page import page
+
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     plain = {key: value for key, value in report.items() if key not in ("history", "students")}
-    paths = {"report.json": folder / "report.json", "history.jsonl": folder / "history.jsonl"}
-    paths["report.json"].write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    lines = [json.dumps(row, allow_nan=False) for row in report["history"]]
-    paths["history.jsonl"].write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rows = [json.dumps(row, allow_nan=False) + "\n" for row in report["history"]]
+    texts = {
+        "report.json": json.dumps(plain, indent=2, allow_nan=False) + "\n",
+        "history.jsonl": "".join(rows),
+        "report.html": page(report),
+    }
+    paths = {}
     for operator, params in report["students"].items():
-        name = f"student-{re.sub(r'[^a-z0-9.]+', '-', operator).strip('-')}.safetensors"
-        paths[name] = folder / name
+        slug = re.sub(r"[^a-z0-9.]+", "-", operator).strip("-")
+        texts[f"plan-{slug}.json"] = json.dumps(report["plans"][operator], indent=2) + "\n"
+        paths[f"student-{slug}.safetensors"] = folder / f"student-{slug}.safetensors"
         metadata = {"operator": operator, "seed": "0", "command": report["command"]}
-        distill.save_safetensors(paths[name], params, metadata)
-    paths["report.html"] = folder / "report.html"
-    paths["report.html"].write_text(page(report), encoding="utf-8")
+        distill.save_safetensors(paths[f"student-{slug}.safetensors"], params, metadata)
+    for name, text in texts.items():
+        paths[name] = folder / name
+        paths[name].write_text(text, encoding="utf-8")
     return paths
-
-
-def page(report: dict[str, Any]) -> str:
-    """The report as one self-contained HTML page.
-
-    Args:
-        report: from `run`.
-
-    Returns:
-        HTML.
-    """
-    settings = Settings.of(report["configuration"])
-    summary, runs = report["summary"], report["runs"]
-    teacher = summary[0]
-    sizes = (report["data"]["inputs"], *settings.hidden, report["data"]["num_classes"])
-    stages = settings.method_label("staged")
-    curves = []
-    for operator in settings.operators:
-        histories = {
-            method: (
-                settings.method_label(method),
-                [
-                    [row for row in report["history"] if (row["operator"], row["method"], row["seed"]) == key]
-                    for key in ((operator, method, seed) for seed in range(settings.num_seeds))
-                ],
-            )
-            for method in settings.methods
-        }
-        curve = figures.stage_curves(histories, teacher["accuracy"]["mean"])
-        curves.append({"operator": operator, "uri": _page.figure_uri(curve)})
-    fields = [
-        {
-            "operator": name,
-            "uri": _page.figure_uri(figures.softening_field(operators.parse(name), settings.temperature)),
-        }
-        for name in settings.operators
-    ]
-    dots = [{**row, **_bounds(row["accuracy"])} for row in summary]
-    return _page.render(
-        "distill.html",
-        title=f"Digits: a dense teacher, {100 * settings.sparsity:g} % sparse students",
-        subtitle=(
-            f"A {'-'.join(map(str, sizes))} network trained on handwritten digits, distilled under "
-            f"{' and '.join(settings.operators)} softening at T = {settings.temperature:g} into students "
-            f"keeping {100 - 100 * settings.sparsity:.3g} % of its weights: pruned in {stages}, and at once."
-        ),
-        report=report,
-        settings=settings,
-        summary=summary,
-        teacher=teacher,
-        staged=[row for row in summary if row["method"] == "staged"],
-        dots=_page.figure_uri(figures.accuracy_dots(dots)),
-        curves=curves,
-        fields=fields,
-        stages=[{"operator": op, "rows": stage_rows(report, op, settings)} for op in settings.operators],
-        layers=layer_rows(runs, settings),
-    )
-
-
-def _bounds(interval: dict[str, Any]) -> dict[str, Any]:
-    return {key: interval[key] for key in ("mean", "low", "high")}
-
-
-def stage_rows(report: dict[str, Any], operator: str, settings: Settings) -> list[dict[str, Any]]:
-    """Each stage of the staged student: its plan, accuracy before and after recovery, means over seeds.
-
-    Args:
-        report: from `run`.
-        operator: whose students.
-        settings: the settings of the report.
-
-    Returns:
-        One row a stage: its plan, ``"pruned"`` and ``"recovered"``.
-    """
-    rows = []
-    staged = [r for r in report["history"] if (r["operator"], r["method"]) == (operator, "staged")]
-    for number, stage in enumerate(report["plans"][operator]["stages"], start=1):
-        here = [row for row in staged if row["stage"] == number]
-        end = max(row["step"] for row in here)
-        pruned = [row["accuracy"] for row in here if row["event"] == "pruned"]
-        recovered = [row["accuracy"] for row in here if row["event"] == "train" and row["step"] == end]
-        mean = {"pruned": sum(pruned) / len(pruned), "recovered": sum(recovered) / len(recovered)}
-        rows.append({"stage": number, **stage, **mean})
-    return rows
-
-
-def layer_rows(runs: Sequence[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
-    """Share of zeros in each kernel, means over seeds, for the sparse methods.
-
-    Args:
-        runs: the runs of a report.
-        settings: its settings.
-
-    Returns:
-        One row a kernel: ``{"name", "size", "shares": {"operator: method": share}}``, then one for all.
-    """
-    sparse = [(op, method) for op in settings.operators for method in settings.methods if method != "dense"]
-    rows = []
-    for name in [*runs[0]["layers"], None]:
-        shares, size = {}, 0
-        for operator, method in sparse:
-            chosen = [r["layers"] for r in runs if (r["operator"], r["method"]) == (operator, method)]
-            counts = [c for layers in chosen for key, c in layers.items() if name in (key, None)]
-            zeros, total = (sum(column) for column in zip(*counts, strict=True))
-            label = settings.method_label(method)
-            shares[f"{operator}: {label}" if len(settings.operators) > 1 else label] = zeros / total
-            size = total // len(chosen)
-        rows.append({"name": name or "all kernels", "size": size, "shares": shares})
-    return rows

@@ -1,7 +1,6 @@
 """The main job in small: numbers that hang together, files that read back, a page that stands alone."""
 
 import dataclasses
-import functools
 import json
 import re
 
@@ -13,17 +12,18 @@ from typer.testing import CliRunner
 
 from sparsekd_jax import _page, data, distill, models, studies
 from sparsekd_jax.cli import app
-from sparsekd_jax.studies import digits
+from sparsekd_jax.studies import distillation, distillation_page, workloads
 
 SMALL = studies.Settings(
     num_seeds=2,
     steps=20,
     teacher_steps=20,
     num_stages=2,
-    hidden=(16,),
+    model={"hidden": [16]},
     record_every=10,
     sparsity=0.8,
 )
+FILES = {"report.json", "report.html", "history.jsonl", "plan-power.json", "student-power.safetensors"}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_every_seed_operator_and_method_ran(report):
 
 def test_every_operator_gets_its_own_students(report, monkeypatch):
     """The bookkeeping of several operators; what is trained here is the same model each time."""
-    optimizer = digits._adamw(SMALL.learning_rate, SMALL.weight_decay)  # compiled by the fixture
+    optimizer = distillation._adamw(SMALL.learning_rate, SMALL.weight_decay)  # compiled by the fixture
     model = models.MLP((64, 16, 10), rngs=nnx.Rngs(0))
     trained = distill.fit(model, data.digits(), steps=20, optimizer=optimizer, seed=0, record_every=10)
     asked = []
@@ -106,16 +106,16 @@ def test_the_same_settings_give_the_same_numbers(report):
 
 @pytest.fixture(scope="module")
 def page(report):
-    return digits.page(report)
+    return distillation_page.page(report)
 
 
 def test_files_read_back(report, page, tmp_path):
     paths = studies.write_report(report, tmp_path / "new" / "folder")
-    assert set(paths) == {"report.json", "report.html", "history.jsonl", "student-power.safetensors"}
+    assert set(paths) == FILES
     assert paths["report.html"].read_text() == page, "drawing twice gives two pages"
     read = json.loads(paths["report.json"].read_text())
     assert read["summary"] == report["summary"]
-    assert digits.Settings.of(read["configuration"]) == SMALL
+    assert studies.Settings.of(read["configuration"]) == SMALL
     lines = [json.loads(line) for line in paths["history.jsonl"].read_text().splitlines()]
     assert lines == report["history"]
     raw = paths["student-power.safetensors"].read_bytes()
@@ -172,9 +172,11 @@ def test_the_command_line_wants_a_word_about_an_interrupted_run(tmp_path):
 
 def test_the_command_line_writes_the_same_run(report, page, tmp_path, monkeypatch):
     """End to end, with the fixture's settings so that everything is compiled already."""
-    small = functools.partial(studies.Settings, hidden=SMALL.hidden)
-    monkeypatch.setattr(studies, "Settings", small)
-    monkeypatch.setattr(digits, "verdict_table", lambda ops: {"laws": [], "rows": [], "notes": []})
+    small = dataclasses.replace(
+        workloads.WORKLOADS["digits"], defaults={"model": SMALL.model, "record_every": SMALL.record_every}
+    )
+    monkeypatch.setitem(workloads.WORKLOADS, "digits", small)
+    monkeypatch.setattr(distillation, "verdict_table", lambda ops: {"laws": [], "rows": [], "notes": []})
     out = tmp_path / "demo"
     options = {
         "--operator": "power,power",
@@ -188,12 +190,7 @@ def test_the_command_line_writes_the_same_run(report, page, tmp_path, monkeypatc
     arguments = ["distill", "--data", "digits", *(word for pair in options.items() for word in pair)]
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"})
     assert result.exit_code == 0, result.output
-    assert {path.name for path in out.iterdir()} == {
-        "report.json",
-        "report.html",
-        "history.jsonl",
-        "student-power.safetensors",
-    }
+    assert {path.name for path in out.iterdir()} == FILES
     read = json.loads((out / "report.json").read_text())
     assert read["configuration"] == report["configuration"]
     assert read["summary"] == report["summary"]
@@ -215,7 +212,7 @@ def test_verdicts_show_as_letters_and_witnesses(report, monkeypatch):
             }
         ],
     }
-    page = digits.page({**report, "verdicts": verdicts})
+    page = distillation_page.page({**report, "verdicts": verdicts})
     assert '<td class="mark holds">H</td>' in page
     assert '<td class="mark fails">F</td>' in page
     assert "p = (.9, .1) &lt; q" in page
@@ -225,12 +222,12 @@ def test_one_seed_makes_a_page_without_intervals(monkeypatch):
     monkeypatch.setattr(_page, "figure_uri", lambda figure: "data:,")
     report = studies.run(dataclasses.replace(SMALL, num_seeds=1), laws=False)
     assert report["summary"][0]["accuracy"]["low"] is None
-    assert "one seed" in digits.page(report)
+    assert "one seed" in distillation_page.page(report)
     assert json.dumps(report["summary"], allow_nan=False)
 
 
 def test_the_stage_table_follows_the_plan(report):
-    rows = digits.stage_rows(report, "power", SMALL)
+    rows = distillation_page.stage_rows(report, "power", SMALL)
     plan = distill.stages(sparsity=0.8, num_stages=2, total_steps=20)
     assert [row["sparsity"] for row in rows] == [stage.sparsity for stage in plan.stages]
     ends = [
@@ -242,9 +239,9 @@ def test_the_stage_table_follows_the_plan(report):
 
 
 def test_the_command_line_repeats_the_settings():
-    assert digits.command(studies.Settings()) == "sparsekd distill --data digits --out DIR"
+    assert distillation.command(studies.Settings()) == "sparsekd distill --data digits --out DIR"
     odd = studies.Settings(operators=("tsallis(1.5)",), steps=100, soften_student=False)
-    assert digits.command(odd) == (
+    assert distillation.command(odd) == (
         "sparsekd distill --data digits --operator 'tsallis(1.5)' --steps 100 --targets-only --out DIR"
     )
 
@@ -263,3 +260,97 @@ def test_the_command_line_repeats_the_settings():
 def test_bad_settings_are_refused_before_anything_runs(change, message):
     with pytest.raises(ValueError, match=message):
         studies.run(studies.Settings(**change))
+
+
+def invoke(*arguments):
+    wide = {"COLUMNS": "300", "TERMINAL_WIDTH": "300"}
+    return CliRunner().invoke(app, ["distill", *map(str, arguments)], env=wide)
+
+
+def test_the_second_workload_in_small(tmp_path, monkeypatch):
+    """Python's manual byte by byte, end to end from the command line, with a small Transformer."""
+    monkeypatch.setattr(distillation, "verdict_table", lambda ops: {"laws": [], "rows": [], "notes": []})
+    whole = workloads.WORKLOADS["pydoc"]
+    few = {n: getattr(whole.load(0.0), n)[:128] for n in ("train_inputs", "train_labels")}
+    tiny = {"width": 16, "num_layers": 1, "num_heads": 2, "context": 64}
+    small = dataclasses.replace(
+        whole,
+        load=lambda share: dataclasses.replace(whole.load(share), **few),
+        defaults={**whole.defaults, "model": tiny, "record_every": 20},
+    )
+    monkeypatch.setitem(workloads.WORKLOADS, "pydoc", small)
+    effort = ("--seeds", 1, "--steps", 40, "--teacher-steps", 60, "--stages", 2)
+    result = invoke("--data", "pydoc", *effort, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "bits per byte" in result.output
+    read = json.loads((tmp_path / "report.json").read_text())
+    by_method = {row["method"]: row for row in read["summary"]}
+    # Below the 8 bits of the uniform distribution already, and far from the entropy of the bytes themselves.
+    assert 3.0 < by_method["teacher"]["nll"]["mean"] / np.log(2) < 6.5
+    assert by_method["staged"]["difference"]["mean"] == pytest.approx(
+        by_method["staged"]["nll"]["mean"] - by_method["teacher"]["nll"]["mean"]
+    )
+    pruned = {name for r in read["runs"] for name in r["layers"]}
+    assert pruned == {f"blocks.0.{k}.kernel" for k in ("qkv", "out", "up", "down")} | {"head.kernel"}
+    assert by_method["one-shot"]["zero_fraction"]["min"] == pytest.approx(0.9, abs=1e-3)
+    assert f"{by_method['teacher']['nll']['mean'] / np.log(2):.4f}" in (tmp_path / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def plan_file(tmp_path_factory):
+    plan = distill.stages(
+        operator="mixture",
+        temperature=distill.annealed(4.0, 2.0, 2),
+        sparsity=0.8,
+        num_stages=2,
+        total_steps=20,
+        recover_to=[0.05, None],
+        teacher="previous",
+    )
+    path = tmp_path_factory.mktemp("plans") / "plan.json"
+    path.write_text(plan.to_json())
+    return path
+
+
+def test_a_plan_from_a_file(plan_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(distillation, "verdict_table", lambda ops: {"laws": [], "rows": [], "notes": []})
+    small = {"model": SMALL.model, "record_every": 5, "teacher_steps": 20, "num_seeds": 1}
+    monkeypatch.setitem(
+        workloads.WORKLOADS, "digits", dataclasses.replace(workloads.WORKLOADS["digits"], defaults=small)
+    )
+    result = invoke("--config", plan_file, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    read = json.loads((tmp_path / "report.json").read_text())
+    assert read["plans"]["mixture"] == json.loads(plan_file.read_text())
+    assert json.loads((tmp_path / "plan-mixture.json").read_text()) == read["plans"]["mixture"]
+    assert read["data"]["train"] == 1212  # a validation part was cut off
+    assert read["command"] == "sparsekd distill --data digits --config plan.json --out DIR"
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    staged = [row for row in rows if row["method"] == "staged"]
+    assert [row["step"] for row in staged if row.get("ended") == "recovered"] == [5]
+    assert staged[-1]["step"] == 15
+    others = {row["step"] for row in rows if row["method"] in ("dense", "one-shot")}
+    assert max(others) == 20
+    assert studies.Settings.of(read["configuration"]).plan("mixture", "one-shot").stages[0].temperature == 2.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--temperature", 3), "leave --temperature out"),
+        (("--targets-only",), "leave --targets-only out"),
+    ],
+)
+def test_a_plan_and_its_options_contradict_each_other(plan_file, tmp_path, arguments, says):
+    result = invoke("--config", plan_file, *arguments, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+def test_a_plan_that_cannot_be_read_is_refused(plan_file, tmp_path):
+    (tmp_path / "bad.json").write_text(plan_file.read_text().replace('"steps": 10', '"steps": 0', 1))
+    for path, says in ((tmp_path / "none.json", "cannot be read"), (tmp_path / "bad.json", "(stage 1)")):
+        result = invoke("--config", path, "--out", tmp_path / "out")
+        assert result.exit_code == 2
+        assert says in result.output
+        assert "--config" in result.output
