@@ -4,7 +4,8 @@ The job: the MLP 64-256-256-10 on digits, batch 128, AdamW, power at T = 4, 90 %
 timed, each after one warm-up run of the same programs, in interleaved rounds:
 
 - ``run``: `distill.run`, scans on device.
-- ``plain loop``: a Python loop over one jitted step, dense: the baseline.
+- ``PyTorch loop``: the same job as a plain eager PyTorch loop, where PyTorch is installed: the baseline.
+- ``jitted loop``: a Python loop over one jitted step, dense: the baseline where it is not.
 - ``dense run``: `distill.run` at sparsity 0, so that ``run``/``dense run`` is what masks cost.
 - ``M in sequence``, ``M as an ensemble``: M seeds one after another, and `distill.run_ensemble`; compiled
   already, and once more with the compilation counted.
@@ -19,11 +20,13 @@ from statistics import median
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 from rich import box
 from rich.table import Table
 
+from benchmarks import torch_loop
 from sparsekd_jax import data, distill, models
 
 
@@ -48,15 +51,19 @@ def measure(
     teacher, student = _mlp(100), _mlp(0)
     common: dict[str, Any] = {"optimizer": optimizer, "record_every": steps}
     loops = {
-        "plain loop": _plain_loop(teacher, digits, optimizer, steps),
+        "jitted loop": _jitted_loop(teacher, digits, optimizer, steps),
         "run": lambda: distill.run(student, teacher, digits, sparse, seed=0, **common),
         "dense run": lambda: distill.run(student, teacher, digits, dense, seed=0, **common),
     }
+    logits = np.asarray(teacher(digits.train_inputs))
+    rival = torch_loop.loop(digits, logits, steps=steps, sparsity=0.9, learning_rate=1e-3)
+    if rival is not None:
+        loops["PyTorch loop"] = rival
     progress("loops")
     times = _interleaved(loops, rounds)
-    base = times["plain loop"]
+    baseline = "jitted loop" if rival is None else "PyTorch loop"
     rows = [
-        {"loop": name, "steps_per_s": round(steps / t), "ratio": round(base / t, 2)}
+        {"loop": name, "steps_per_s": round(steps / t), "ratio": round(times[baseline] / t, 2)}
         for name, t in times.items()
     ]
     ensembles = []
@@ -99,6 +106,7 @@ def measure(
     return {
         "steps": steps,
         "rounds": rounds,
+        "baseline": baseline,
         "loops": rows,
         "ensembles": ensembles,
         "resume_s": round(resumed, 2),
@@ -118,7 +126,9 @@ def table(result: dict[str, Any]) -> Table:
     out.add_column("speed", justify="right")
     out.add_column("ratio", justify="right")
     for row in result["loops"]:
-        out.add_row(row["loop"], f"{row['steps_per_s']:,} steps/s", f"{row['ratio']:.2f} × plain loop")
+        out.add_row(
+            row["loop"], f"{row['steps_per_s']:,} steps/s", f"{row['ratio']:.2f} × {result['baseline']}"
+        )
     for row in result["ensembles"]:
         out.add_row(
             f"{row['members']} as an ensemble",
@@ -132,12 +142,10 @@ def _mlp(seed: int) -> nnx.Module:
     return models.MLP((64, 256, 256, 10), rngs=nnx.Rngs(seed))
 
 
-def _plain_loop(
+def _jitted_loop(
     teacher: nnx.Module, digits: data.Arrays, optimizer: optax.GradientTransformation, steps: int
 ) -> Callable[[], Any]:
     """One jitted step a batch, from Python: the teacher's logits beforehand, batches by numpy indexing."""
-    import numpy as np
-
     graphdef, start = nnx.split(_mlp(0), nnx.Param)
     logits = np.asarray(teacher(digits.train_inputs))
 
