@@ -87,11 +87,8 @@ class Trainer:
         self.carry = (params, rest, self.optimizer.init(params))
         self.seed, self.record_every, self.on_progress = seed, record_every, on_progress
         self.total_steps, self.step, self.sparsity = total_steps, 0, 0.0
-        self.stage_start, self.stage_rest = (
-            0,
-            rest,
-        )  # where the stage began, and what was beside the parameters
-        self.path = [self.pure_params()]
+        self.stage_start = 0
+        self.path, self.rests = [self.pure_params()], [rest]
         self.history: list[Row] = []
         self.final: Tally | None = None
         self._pending: list[tuple[Row, dict[str, Array], Array | None, tuple[Tally, Tally | None]]] = []
@@ -110,7 +107,7 @@ class Trainer:
         """The model that the stage before left, for evaluation."""
         params = jax.tree.map(lambda leaf: leaf, self.carry[0])
         nnx.replace_by_pure_dict(params, self.path[-1])
-        return self.eval_graphdef, params, self.stage_rest
+        return self.eval_graphdef, params, self.rests[-1]
 
     # -- steps ---------------------------------------------------------------------------------------
 
@@ -176,7 +173,8 @@ class Trainer:
                 self._save()
         self._flush()
         self.path.append(self.pure_params())
-        self.stage_start, self.stage_rest = self.step, self.carry[1]
+        self.rests.append(self.carry[1])
+        self.stage_start = self.step
         if last or self._due():
             self._save()
 
@@ -254,12 +252,13 @@ class Trainer:
         position = saved.position
         self.step, self.sparsity = position["step"], position["sparsity"]
         self.stage_start, self.history = position["stage_start"], position["history"]
-        stages = [self.path[0]] * position["stages_done"]
-        template = (self.carry, self.stage_rest, stages, self._tally_template())
+        stages = [(self.path[0], self.rests[0])] * position["stages_done"]
+        template = (self.carry, stages, self._tally_template())
         leaves, structure = jax.tree.flatten(template)
         restored = [_as_key(a, like) for a, like in zip(saved.arrays, leaves, strict=True)]
-        self.carry, self.stage_rest, later, self.final = jax.tree.unflatten(structure, restored)
-        self.path = [self.path[0], *later]
+        self.carry, later, self.final = jax.tree.unflatten(structure, restored)
+        self.path += [params for params, _ in later]
+        self.rests += [rest for _, rest in later]
         self._good = self.pure_params()
 
     def _due(self) -> bool:
@@ -270,7 +269,8 @@ class Trainer:
         if self._store is None:
             return
         self._flush()
-        arrays = jax.tree.leaves((self.carry, self.stage_rest, self.path[1:], self.final))
+        stages = list(zip(self.path[1:], self.rests[1:], strict=True))
+        arrays = jax.tree.leaves((self.carry, stages, self.final))
         position = {
             "step": self.step,
             "sparsity": self.sparsity,

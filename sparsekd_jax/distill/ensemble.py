@@ -80,7 +80,7 @@ def run_ensemble(
     logits = jnp.stack([teacher_logits(t, arrays["inputs"], arrays["labels"]) for t in teachers])
     program = _members(graphdef, wrapped, plans[0].divergence, plans[0].soften_student)
     judge = _judge(_program.split_for_evaluation(students[0])[0])
-    paths = [nnx.to_pure_dict(params)]
+    paths = [(nnx.to_pure_dict(params), rest)]
     records: list[tuple[dict[str, Any], dict[str, Array], Any]] = []
 
     def record(event: str, stage: int, step: int, sparsity: float, means: dict[str, Array]) -> None:
@@ -111,7 +111,7 @@ def run_ensemble(
             record("train", number, step, stage.sparsity, means)
             if on_progress is not None:
                 on_progress(step, total)
-        paths.append(nnx.to_pure_dict(carry[0]))
+        paths.append((nnx.to_pure_dict(carry[0]), carry[1]))
     host = jax.device_get(records)
     return [_result(graphdef, carry, host, paths, member) for member in range(size)]
 
@@ -227,5 +227,6 @@ def _result(graphdef: Any, carry: PyTree, host: list[Any], paths: list[PyTree], 
         tally = jax.tree.map(lambda leaf: leaf[member], tallies)
         history.append(history_row(row, {name: mean[member] for name, mean in means.items()}, tally))
     assert tally is not None  # there is a row for the start
-    path = [jax.tree.map(lambda leaf: leaf[member], stage) for stage in paths]
-    return Result(nnx.merge(graphdef, params, rest), history, path, tally)
+    own = [jax.tree.map(lambda leaf: leaf[member], stage) for stage in paths]
+    path, rests = ([stage[part] for stage in own] for part in (0, 1))
+    return Result(nnx.merge(graphdef, params, rest), history, path, rests, tally)

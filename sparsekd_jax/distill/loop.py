@@ -32,13 +32,31 @@ class Result:
             validation half also its accuracy and NLL, and in the last row of a stage that ended early
             ``ended``, the reason.
         path: parameters S_0 (as given), S_1, …, S_n after each stage.
+        rests: what was beside them at the same points: batch statistics, random streams.
         final: the metrics of the student on the test half.
     """
 
     student: nnx.Module
     history: list[Row]
     path: list[PyTree]
+    rests: list[PyTree]
     final: Tally
+
+    def model(self, stage: int) -> nnx.Module:
+        """The student as a stage left it, in evaluation mode; stage 0 is the one given.
+
+        Args:
+            stage: an index of ``path``.
+
+        Returns:
+            A new module.
+        """
+        graphdef, params, _ = _program.split(self.student)
+        params = jax.tree.map(lambda leaf: leaf, params)
+        nnx.replace_by_pure_dict(params, self.path[stage])
+        model = nnx.merge(graphdef, params, self.rests[stage], copy=True)
+        model.eval()
+        return model
 
 
 def run(
@@ -235,7 +253,7 @@ def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array
 def _result(trainer: Trainer) -> Result:
     student = nnx.merge(trainer.graphdef, trainer.carry[0], trainer.carry[1])
     assert trainer.final is not None  # recorded at the start at the latest
-    return Result(student=student, history=trainer.history, path=trainer.path, final=trainer.final)
+    return Result(student, trainer.history, trainer.path, trainer.rests, trainer.final)
 
 
 # -- teachers -----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from tests.distill.test_loop import flat, mlp
 HELD_OUT = dataclasses.make_dataclass(
     "HeldOut", ["validation_inputs", "validation_labels"], bases=(type(BLOBS),), frozen=True
 )(*dataclasses.astuple(BLOBS), BLOBS.test_inputs[:15], BLOBS.test_labels[:15])
+INPUTS = jnp.asarray(BLOBS.test_inputs)
 SETTINGS = {"optimizer": optax.adam(1e-2), "batch_size": 16, "record_every": 4, "seed": 0}
 
 
@@ -159,7 +160,22 @@ def test_a_chain_that_ends_early_resumes_with_the_same_bits(tmp_path, cached):
     for step in steps[:-1:2]:
         folder = tmp_path / f"from-{step}"
         shutil.copytree(tmp_path / "whole", folder)
-        assert_same(go(folder, resume=step), complete)
+        again = go(folder, resume=step)
+        assert_same(again, complete)
+        for k in range(4):
+            np.testing.assert_array_equal(again.model(k)(INPUTS), complete.model(k)(INPUTS))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_model_of_a_stage_has_the_statistics_of_its_time():
+    student = Noisy(nnx.Rngs(0))
+    result = run(plan(), student=student)
+    student.eval()
+    np.testing.assert_array_equal(result.model(0)(INPUTS), student(INPUTS))
+    final = distill.evaluate(result.model(2), BLOBS.test_inputs, BLOBS.test_labels)
+    np.testing.assert_array_equal(final.nll, result.final.nll)
+    means = [np.asarray(result.model(k).norm.mean[...]) for k in range(3)]
+    assert np.abs(means[1] - means[2]).max() > 1e-3, "and not those of the end"
 
 
 def test_the_slices_of_an_evaluation_add_up(monkeypatch):
