@@ -11,10 +11,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparsekd_jax import axioms, data, distill, models, operators, simplex, sparsity, studies
+    from sparsekd_jax import axioms, data, distill, models, operators, simplex, sparsity, studies, theory
 
 __version__ = "0.1.0"
-__all__ = ["axioms", "data", "distill", "models", "operators", "simplex", "sparsity", "studies"]
+__all__ = ["axioms", "data", "distill", "models", "operators", "simplex", "sparsity", "studies", "theory"]
 
 
 def __getattr__(name: str) -> Any:

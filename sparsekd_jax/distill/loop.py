@@ -42,19 +42,32 @@ class Result:
     rests: list[PyTree]
     final: Tally
 
-    def model(self, stage: int) -> nnx.Module:
+    def model(self, stage: int, *, pruned: bool = False) -> nnx.Module:
         """The student as a stage left it, in evaluation mode; stage 0 is the one given.
 
         Args:
             stage: an index of ``path``.
+            pruned: just after the prune of the stage instead, before its first step: the parameters that the
+                stage before left, zero where those of this stage are.
 
         Returns:
             A new module.
+
+        Raises:
+            ValueError: stage 0 has no prune.
         """
         graphdef, params, _ = _program.split(self.student)
         params = jax.tree.map(lambda leaf: leaf, params)
-        nnx.replace_by_pure_dict(params, self.path[stage])
-        model = nnx.merge(graphdef, params, self.rests[stage], copy=True)
+        at = stage
+        if pruned:
+            at = range(len(self.path))[stage] - 1
+            if at < 0:
+                raise ValueError("stage 0 is the student as given; the first prune is that of stage 1")
+        point = self.path[at]
+        if pruned:
+            point = jax.tree.map(lambda a, b: jnp.where(b == 0, 0, a), point, self.path[stage])
+        nnx.replace_by_pure_dict(params, point)
+        model = nnx.merge(graphdef, params, self.rests[at], copy=True)
         model.eval()
         return model
 
