@@ -1,6 +1,7 @@
 """Staged pruning of softmax regression, a homotopy whose constants are known: the tracking bound tested."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -181,6 +182,11 @@ def track(path: PenaltyPath, num_stages: int, steps: ArrayLike, eta: ArrayLike |
     """
     if num_stages < 1:
         raise ValueError(f"num_stages is {num_stages}; a path has at least one stage")
+    return _track(path, num_stages, steps, eta)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _track(path: PenaltyPath, num_stages: int, steps: ArrayLike, eta: ArrayLike | None) -> TrackedPath:
     dtype, problem = path.dense.dtype, path.problem
     step_size = 2 / (problem.mu + problem.smoothness) if eta is None else eta
     lambdas = jnp.arange(1, num_stages + 1).astype(dtype) / num_stages

@@ -98,45 +98,47 @@ class SoftmaxRegression:
             not unique: this one has nothing in null(X) and sums to 0 over the classes, up to 1e-8 relative.
         """
         shape = (self.features.shape[1], self.targets.shape[1])
-        dtype = self.features.dtype
         free = jnp.ones(shape, bool) if trained is None else trained
-        fixed = jnp.zeros(shape, dtype) if held is None else held
-        first = jnp.where(free, jnp.zeros(shape, dtype) if start is None else start, fixed)
-        mask = free.reshape(-1).astype(dtype)
-        both = mask[:, None] * mask[None, :]
-        sizes = 0.5 ** jnp.arange(10, dtype=dtype)
+        fixed = jnp.zeros(shape, self.features.dtype) if held is None else held
+        first = jnp.zeros(shape, self.features.dtype) if start is None else start
+        return _newton(self, free, jnp.where(free, first, fixed))
 
-        def slope(weights: Array) -> Array:
-            return jnp.where(free, self.gradient(weights), 0)
 
-        def norm(weights: Array) -> Array:
-            return jnp.sqrt(jnp.sum(slope(weights) ** 2))
+@jax.jit
+def _newton(problem: SoftmaxRegression, free: Bool[Array, "d K"], first: Float[Array, "d K"]) -> Fit:
+    """Damped Newton steps on the free weights, until the gradient norm is rounding or falls no further."""
+    shape, dtype = first.shape, first.dtype
+    mask = free.reshape(-1).astype(dtype)
+    both = mask[:, None] * mask[None, :]
+    sizes = 0.5 ** jnp.arange(10, dtype=dtype)
+    rounding = jnp.finfo(dtype).eps * jnp.sqrt(jnp.mean(jnp.sum(problem.features**2, axis=-1)))
 
-        def step(state: tuple) -> tuple:
-            weights, here, _, count = state
-            hessian = both * self.hessian(weights)
-            # Without a ridge the Hessian is singular along what the loss does not see; the gradient is not.
-            eps = jnp.finfo(dtype).eps ** 0.5 * jnp.trace(hessian) / weights.size
-            lift = jnp.where(self.mu > 0, 0, eps)
-            full = hessian + jnp.diag(1 - mask + lift * mask)
-            newton = jnp.linalg.solve(full, slope(weights).reshape(-1)).reshape(shape)
-            # The Newton direction always descends the gradient norm; how far is looked up.
-            trials = weights[None] - sizes[:, None, None] * newton[None]
-            norms = jax.vmap(norm)(trials)
-            best = jnp.argmin(norms)
-            better = norms[best] < here
-            return (
-                jnp.where(better, trials[best], weights),
-                jnp.where(better, norms[best], here),
-                better,
-                count + 1,
-            )
+    def slope(weights: Array) -> Array:
+        return jnp.where(free, problem.gradient(weights), 0)
 
-        state = (first, norm(first), jnp.array(True), jnp.array(0))
-        weights, residual, _, _ = jax.lax.while_loop(lambda s: s[2] & (s[3] < _ITERATIONS), step, state)
-        ridge = self.mu > 0
-        bound = jnp.where(ridge, residual / jnp.where(ridge, self.mu, 1), jnp.inf)
-        return Fit(weights, residual, bound)
+    def norm(weights: Array) -> Array:
+        return jnp.sqrt(jnp.sum(slope(weights) ** 2))
+
+    def step(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        weights, here, _, count = state
+        hessian = both * problem.hessian(weights)
+        # Without a ridge the Hessian is singular along what the loss does not see; the gradient is not.
+        eps = jnp.finfo(dtype).eps ** 0.5 * jnp.trace(hessian) / weights.size
+        lift = jnp.where(problem.mu > 0, 0, eps)
+        full = hessian + jnp.diag(1 - mask + lift * mask)
+        newton = jnp.linalg.solve(full, slope(weights).reshape(-1)).reshape(shape)
+        # The Newton direction always descends the gradient norm; how far is looked up.
+        trials = weights[None] - sizes[:, None, None] * newton[None]
+        norms = jax.vmap(norm)(trials)
+        best = jnp.argmin(norms)
+        better = norms[best] < here
+        here = jnp.where(better, norms[best], here)
+        return jnp.where(better, trials[best], weights), here, better & (here > rounding), count + 1
+
+    state = (first, norm(first), jnp.array(True), jnp.array(0))
+    weights, residual, _, _ = jax.lax.while_loop(lambda s: s[2] & (s[3] < _ITERATIONS), step, state)
+    ridge = problem.mu > 0
+    return Fit(weights, residual, jnp.where(ridge, residual / jnp.where(ridge, problem.mu, 1), jnp.inf))
 
 
 def softmax_regression(
