@@ -20,7 +20,8 @@ class Fit:
     Attributes:
         weights: ``[d, K]``.
         gradient_norm: Euclidean norm of the gradient there, over the trained weights.
-        distance_bound: ``gradient_norm/μ``, a certified bound on ‖weights − minimiser‖; inf for μ = 0.
+        distance_bound: bound on ‖weights − minimiser‖, ``gradient_norm/μ`` with an allowance of 16 ulp for the
+            rounding of the gradient itself; inf for μ = 0.
     """
 
     weights: Float[Array, "d K"]
@@ -138,7 +139,8 @@ def _newton(problem: SoftmaxRegression, free: Bool[Array, "d K"], first: Float[A
     state = (first, norm(first), jnp.array(True), jnp.array(0))
     weights, residual, _, _ = jax.lax.while_loop(lambda s: s[2] & (s[3] < _ITERATIONS), step, state)
     ridge = problem.mu > 0
-    return Fit(weights, residual, jnp.where(ridge, residual / jnp.where(ridge, problem.mu, 1), jnp.inf))
+    at_most = residual + 16 * (rounding + jnp.finfo(dtype).eps * problem.mu * jnp.sqrt(jnp.sum(weights**2)))
+    return Fit(weights, residual, jnp.where(ridge, at_most / jnp.where(ridge, problem.mu, 1), jnp.inf))
 
 
 def softmax_regression(
