@@ -19,7 +19,14 @@ from sparsekd_jax.theory.matching import (
 )
 from sparsekd_jax.theory.rates import RateFit, fit_rate
 from sparsekd_jax.theory.regression import Fit, SoftmaxRegression, softmax_regression
-from sparsekd_jax.theory.tracking import TrackingBound, follow, path_speed, tracking_error
+from sparsekd_jax.theory.tracking import (
+    SampledConstants,
+    TrackingBound,
+    follow,
+    path_speed,
+    sampled_constants,
+    tracking_error,
+)
 
 __all__ = [
     "EquivalenceClasses",
@@ -29,6 +36,7 @@ __all__ = [
     "NearestTemperature",
     "PenaltyPath",
     "RateFit",
+    "SampledConstants",
     "SoftmaxRegression",
     "StudentDistance",
     "TrackedPath",
@@ -43,6 +51,7 @@ __all__ = [
     "nearest_temperature",
     "path_speed",
     "penalty_path",
+    "sampled_constants",
     "softmax_regression",
     "tangent_features",
     "track",

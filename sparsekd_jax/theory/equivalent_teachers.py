@@ -93,7 +93,7 @@ def equivalent_teacher(
         difference = soften(first, p, at_first) - soften(second, p, at_second)
         return difference[:, :group].sum(-1)
 
-    grid = np.linspace(0, 1, 1002)[1:-1]
+    grid = np.linspace(0, 1, 66)[1:-1]
     values = phi(grid)
     most, least = grid[np.argmax(values)], grid[np.argmin(values)]
     above, below = max(values.max(), 0.0), max(-values.min(), 0.0)

@@ -54,7 +54,7 @@ def nearest_temperature(
             function [1, 1000].
 
     Returns:
-        A `NearestTemperature`; log S is found to about 1e-8, and to 1e-12 where the gap reaches 0.
+        A `NearestTemperature`; log S is found to about 1e-8, and to 1e-13 where the gap reaches 0.
 
     Raises:
         ValueError: a range that is not 0 < low < high < ∞, or as `gap`.
@@ -67,11 +67,7 @@ def nearest_temperature(
     (1.6, 0.0)
     """
     p, x = checked_teacher(probabilities, features)
-    if temperatures is None:
-        claimed = second.claims.temperatures if isinstance(second, SofteningOperator) else None
-        low, high = (max(claimed.low, 0.05), min(claimed.high, 1000.0)) if claimed else (1.0, 1000.0)
-    else:
-        low, high = temperatures
+    low, high = _searchable(second) if temperatures is None else temperatures
     if not 0 < low < high < math.inf:
         raise ValueError(f"temperatures are ({low}, {high}); needs 0 < low < high < ∞")
     target = soften(first, p, temperature)
@@ -83,9 +79,19 @@ def nearest_temperature(
     grid = np.linspace(math.log(low), math.log(high), 65)
     values = [distance(t) for t in grid]
     k = int(np.argmin(values))
-    bounds = (grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)])
-    found = optimize.minimize_scalar(distance, bounds=bounds, method="bounded", options={"xatol": 1e-13})
-    log_s, best = (found.x, float(found.fun)) if found.fun < values[k] else (grid[k], values[k])
+    log_s, best = grid[k], values[k]
+    # Brent's method places x to 1.5e-8 of its size; from its answer as the origin, to rounding.
+    for reach in (grid[1] - grid[0], 1e-6):
+        bounds = (max(-reach, grid[0] - log_s), min(reach, grid[-1] - log_s))
+        origin = log_s
+        found = optimize.minimize_scalar(
+            lambda t, origin=origin: distance(origin + t),
+            bounds=bounds,
+            method="bounded",
+            options={"xatol": 1e-14},
+        )
+        if found.fun < best:
+            log_s, best = origin + found.x, float(found.fun)
     whole = float(np.linalg.norm(pull_back(x, target - 1 / p.shape[1]))) / len(p)
     try:
         same = float(np.linalg.norm(pull_back(x, target - soften(second, p, temperature)))) / len(p)
@@ -96,8 +102,19 @@ def nearest_temperature(
         gap=best,
         same=same,
         relative=best / whole if whole > 0 else 0.0,
-        at_end=min(log_s - grid[0], grid[-1] - log_s) < 1e-6,
+        at_end=bool(min(log_s - grid[0], grid[-1] - log_s) < 1e-6),
         searched=(low, high),
+    )
+
+
+def _searchable(operator: Operator) -> tuple[float, float]:
+    if not isinstance(operator, SofteningOperator):
+        return 1.0, 1000.0
+    claimed = operator.claims.temperatures
+    low, high = max(claimed.low, 0.05), min(claimed.high, 1000.0)
+    return (
+        low if low in claimed else math.nextafter(low, high),
+        high if high in claimed else math.nextafter(high, low),
     )
 
 
@@ -155,6 +172,8 @@ def classes(
     names = tuple(name for name, _ in named)
     if len(set(names)) != len(names):
         raise ValueError(f"operators {names} share a name; pass a mapping with a name for each")
+    if np.shape(temperature) not in ((), (len(named),)):
+        raise ValueError(f"temperature {temperature}: give one for all, or one for each of {len(named)}")
     each = [float(t) for t in np.broadcast_to(np.asarray(temperature, np.float64), len(named))]
     p, x = checked_teacher(probabilities, features)
     seen = np.stack(

@@ -213,7 +213,7 @@ def _design_warnings(n: np.ndarray, rho: float | None) -> tuple[str, ...]:
         found.append(f"n spans a factor {n[-1] / n[0]:.3g}; a rate needs at least 64")
     if np.any(n[1:] > 2 * n[:-1]):
         found.append("n more than doubles between neighbours; a bend between them goes unseen")
-    if rho is not None and n[0] * (1 - rho) < 3:
+    if rho is not None and n[0] * (1 - rho) < 3 * (1 - 1e-9):
         found.append(
             f"the smallest n is {n[0]:g}, below 3/(1 − ρ) = {3 / (1 - rho):.3g}: not yet a power of n"
         )

@@ -20,8 +20,8 @@ class Fit:
     Attributes:
         weights: ``[d, K]``.
         gradient_norm: Euclidean norm of the gradient there, over the trained weights.
-        distance_bound: bound on ‖weights − minimiser‖, ``gradient_norm/μ`` with an allowance of 16 ulp for the
-            rounding of the gradient itself; inf for μ = 0.
+        distance_bound: bound on ‖weights − minimiser‖, ``gradient_norm/μ`` with an allowance of 16 ulp for
+            the rounding of the gradient itself; inf for μ = 0.
     """
 
     weights: Float[Array, "d K"]

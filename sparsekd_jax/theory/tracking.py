@@ -219,6 +219,58 @@ def path_speed(minimisers: ArrayLike, lambdas: ArrayLike | None = None) -> float
     return float(np.max(steps / np.diff(grid)))
 
 
+@dataclasses.dataclass(frozen=True)
+class SampledConstants:
+    """Constants seen at a finite set of points: estimates for `TrackingBound`, not certificates.
+
+    Attributes:
+        mu: smallest eigenvalue of the Hessian over the points, 0 where it is rounding; the true μ may be
+            smaller.
+        L: largest eigenvalue; the true L may be larger.
+        G: largest gradient norm of the loss; the true G may be larger.
+    """
+
+    mu: float
+    L: float
+    G: float
+
+
+def sampled_constants(
+    objective: Callable[[Array], Array],
+    points: Float[ArrayLike, "S d"],
+    loss: Callable[[Array], Array] | None = None,
+) -> SampledConstants:
+    """μ, L and G of an objective at given points, for students whose constants no theorem gives.
+
+    Args:
+        objective: θ ``[d]`` to a scalar, twice differentiable; the d×d Hessian is formed, so for small d.
+        points: where to look, ``[S, d]``, such as the iterates of `follow`.
+        loss: ℓ, whose slope is G; by default the objective.
+
+    Returns:
+        `SampledConstants`. Where the objective is not convex, or flat, mu ≤ 0, which `TrackingBound` refuses.
+
+    Raises:
+        ValueError: no points, or a Hessian that is not finite.
+
+    Reference: theory.md section 4.
+
+    >>> sampled_constants(lambda w: w[0] ** 2 + 0.25 * w[1] ** 2, jnp.ones((1, 2))).mu
+    0.5
+    """
+    x = jnp.asarray(points)
+    _require(x.ndim == 2 and len(x) > 0, f"points has shape {x.shape}; need [S, d] with S ≥ 1")
+    hessians = np.asarray(jax.jit(jax.vmap(jax.hessian(objective)))(x), np.float64)
+    slopes = np.asarray(jax.jit(jax.vmap(jax.grad(loss or objective)))(x), np.float64)
+    finite = bool(np.isfinite(hessians).all() and np.isfinite(slopes).all())
+    _require(finite, "points: the objective has derivatives there that are not finite")
+    eigenvalues = np.linalg.eigvalsh(hessians)
+    smallest, largest = float(eigenvalues.min()), float(eigenvalues.max())
+    if abs(smallest) <= x.shape[1] * float(jnp.finfo(x.dtype).eps) * largest:
+        smallest = 0.0  # rounding, which TrackingBound must not take for a curvature
+    return SampledConstants(smallest, largest, float(np.linalg.norm(slopes, axis=-1).max()))
+
+
 def follow(
     gradient: Callable[[Array, Array], Array],
     start: Float[Array, " ..."],
