@@ -116,6 +116,14 @@ def test_noise_of_three_fifths_does_not_decide():
             assert not fit.warnings
 
 
+def test_the_same_noise_decides_where_the_curve_is_seen_from_its_first_stage():
+    """The limit of that witness: from n = 1 the signal is b, not b/4, and 200 seeds do decide."""
+    n = 2.0 ** np.arange(7)
+    for seed in range(20):
+        noise = np.random.default_rng(seed).normal(size=(200, 7))
+        assert fit_rate(1 / n + 0.6 * noise, n).verdict == "decided"
+
+
 def test_the_exact_bound_curve_on_small_n_is_no_power():
     """Witness: on n ≤ 10, ρ = .9 fits γ → 0, a = −6, and the design is warned of."""
     n = np.arange(1, 11)

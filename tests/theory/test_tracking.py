@@ -71,7 +71,7 @@ def test_required_stages_is_the_smallest(given_constants, epsilon):
     assert bound.bound(n) <= epsilon
     assert n == 1 or bound.bound(n - 1) > epsilon
     curve = bound.error(np.arange(1, 300))
-    assert (np.diff(curve) <= 1e-12 * curve[0]).all()
+    assert (np.diff(curve) <= 1e-12 * curve[0] + 1e-300).all()
     below = np.flatnonzero(bound.G * curve <= epsilon)
     assert n == below[0] + 1 if below.size else n >= 300
 
@@ -274,7 +274,7 @@ def test_projection_onto_another_support_raises_it():
 def test_at_fixed_total_effort_the_bound_is_smallest_at_one_stage(given_constants, total):
     bound = TrackingBound(**given_constants)
     curve = [bound.error_at_total(n, total) for n in range(1, total + 1) if total % n == 0]
-    assert (np.diff(curve) >= -1e-12 * max(curve)).all()
+    assert (np.diff(curve) >= -1e-12 * max(curve) - 1e-300).all()
     assume(bound.P > 1e-3)
     assert bound.best_stages(total) == 1
     # At fixed effort a stage, the twin reading of the same theorem, more stages are better.
