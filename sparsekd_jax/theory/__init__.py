@@ -1,5 +1,9 @@
-"""The paper's theory as objects that return numbers; every module is usable with no training loop at all."""
+"""The paper's theory as objects that return numbers: arrays in, a result out, no training loop needed.
 
-from sparsekd_jax.theory import homotopy
+One room a section of theory.md: bias and variance, the path of a compression, its convergence, and when two
+operators train the same student.
+"""
 
-__all__ = ["homotopy"]
+from sparsekd_jax.theory import convergence, equivalence, homotopy
+
+__all__ = ["convergence", "equivalence", "homotopy"]
