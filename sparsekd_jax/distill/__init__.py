@@ -25,6 +25,7 @@ from sparsekd_jax.distill.losses import (
     weighted_sum,
 )
 from sparsekd_jax.distill.metrics import Interval, Tally, interval, paired_difference, tally
+from sparsekd_jax.distill.pairs import Pairs, run_pairs
 from sparsekd_jax.distill.plan import DECAYS, Plan, Stage
 from sparsekd_jax.distill.stages import annealed, stages
 from sparsekd_jax.distill.weights import save_safetensors
@@ -40,6 +41,7 @@ __all__ = [
     "Interval",
     "JensenShannon",
     "Operator",
+    "Pairs",
     "Plan",
     "Result",
     "Stage",
@@ -58,6 +60,7 @@ __all__ = [
     "reverse_kl_from_logs",
     "run",
     "run_ensemble",
+    "run_pairs",
     "save_safetensors",
     "soften_log_probs",
     "stages",

@@ -1,4 +1,4 @@
-"""What an answer to a research question consists of: its statement, its evidence, its verdict, its pictures."""
+"""What an answer to a research question consists of: statement, evidence, verdict, pictures."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,0 +1,146 @@
+"""Ensembles for bias and variance: teacher and students trained again and again, on data drawn anew."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax  # type: ignore[import-untyped]
+from flax import nnx
+from jaxtyping import Float, Int
+
+from sparsekd_jax import sparsity
+from sparsekd_jax.distill import _program
+from sparsekd_jax.distill._sources import DataSet
+from sparsekd_jax.distill._trainer import Progress
+from sparsekd_jax.distill.loop import fit, run
+from sparsekd_jax.distill.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pairs:
+    """What m members say of the test half: arrays for `theory.bias_variance`.
+
+    Attributes:
+        teachers: ``[m, n, K]`` probabilities of the teachers.
+        students: by plan, ``[m, n, K]`` probabilities of the students; member k was taught by teacher k.
+        labels: ``[n]``, of the test half.
+        resample: what differs between members.
+    """
+
+    teachers: Float[np.ndarray, "m n K"]
+    students: dict[str, Float[np.ndarray, "m n K"]]
+    labels: Int[np.ndarray, " n"]
+    resample: Literal["data", "seed"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Drawn:
+    train_inputs: Any
+    train_labels: Any
+    test_inputs: Any
+    test_labels: Any
+
+
+def run_pairs(
+    build: Callable[[int], nnx.Module],
+    data: DataSet,
+    plans: Mapping[str, Plan],
+    *,
+    members: int,
+    teacher_steps: int,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    size: int | None = None,
+    resample: Literal["data", "seed"] = "data",
+    batch_size: int = 128,
+    where: sparsity.Select = sparsity.is_kernel,
+    on_progress: Progress | None = None,
+) -> Pairs:
+    """Train m teachers, and from each a student of every plan, and gather their test probabilities.
+
+    Bias and variance are over random training data, so each member draws its own: ``size`` rows of the
+    training half with replacement, from which its teacher and all its students learn. Members also differ in
+    initial weights and in the order of the data. Their first layer of chance taken away (``resample="seed"``)
+    leaves the variance of optimisation, which is another quantity.
+
+    Args:
+        build: a model of a seed.
+        data: arrays of a training and a test half, with one label an example.
+        plans: by name, what the students are.
+        members: m ≥ 2.
+        teacher_steps: steps of a teacher, which starts from ``build(seed)``; students start from it.
+        optimizer: of teachers and students; members share its compiled programs.
+        seed: of everything; member k draws from (seed, k).
+        size: examples a member learns from, by default all that there are.
+        resample: "data" draws rows anew for each member; "seed" gives all of them the first ``size`` rows.
+        batch_size: examples a step, at most ``size``.
+        where: which parameters may lose weights.
+        on_progress: called with (members done, m).
+
+    Returns:
+        Probabilities of teachers and students.
+
+    Raises:
+        ValueError: a number outside its range, or what `fit` and `run` refuse.
+
+    >>> from sparsekd_jax import data, distill, models
+    >>> plans = {"half": distill.stages(sparsity=0.5, num_stages=1, total_steps=5)}
+    >>> build = lambda seed: models.MLP((64, 8, 10), rngs=nnx.Rngs(seed))
+    >>> settings = {"members": 2, "teacher_steps": 5, "optimizer": optax.adam(1e-3), "seed": 0, "size": 100}
+    >>> run_pairs(build, data.digits(), plans, batch_size=32, **settings).students["half"].shape
+    (2, 450, 10)
+    """
+    inputs, labels = np.asarray(data.train_inputs), np.asarray(data.train_labels)
+    rows = len(inputs)
+    size = rows if size is None else size
+    if members < 2:
+        raise ValueError(f"members must be at least 2, got {members}: one has no variance")
+    if not plans:
+        raise ValueError("plans is empty: name at least one student")
+    if size < 1 or (resample == "seed" and size > rows):
+        raise ValueError(f"size must lie in [1, {rows}], the training examples, got {size}")
+    if resample not in ("data", "seed"):
+        raise ValueError(f"resample must be 'data' or 'seed', got {resample!r}")
+    test = {"test_inputs": data.test_inputs, "test_labels": data.test_labels}
+    probes = jnp.asarray(data.test_inputs)
+    common: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch_size}
+    teachers: list[np.ndarray] = []
+    students: dict[str, list[np.ndarray]] = {name: [] for name in plans}
+    for member in range(members):
+        draw = np.random.default_rng((seed, member))
+        chosen = draw.integers(0, rows, size) if resample == "data" else np.arange(size)
+        own = _Drawn(inputs[chosen], labels[chosen], **test)
+        model_seed, order = (int(x) for x in draw.integers(0, 2**31, 2))
+        teacher = fit(
+            build(model_seed),
+            own,
+            steps=teacher_steps,
+            seed=order,
+            record_every=teacher_steps,
+            **common,
+        ).student
+        teachers.append(_probs(teacher, probes))
+        for name, plan in plans.items():
+            trained = run(
+                teacher,
+                teacher,
+                own,
+                plan,
+                seed=order,
+                record_every=max(stage.steps for stage in plan.stages),
+                where=where,
+                **common,
+            )
+            students[name].append(_probs(trained.student, probes))
+        if on_progress is not None:
+            on_progress(member + 1, members)
+    stacked = {name: np.stack(own) for name, own in students.items()}
+    return Pairs(np.stack(teachers), stacked, np.asarray(data.test_labels), resample)
+
+
+def _probs(model: nnx.Module, inputs: Any) -> np.ndarray:
+    logits = _program.logits_of(*_program.split_for_evaluation(model), inputs, inputs.shape[0])
+    return np.asarray(jax.nn.softmax(logits, axis=-1))

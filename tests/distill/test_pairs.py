@@ -1,0 +1,104 @@
+"""Pairs of teacher and student on data drawn anew: who learns from what."""
+
+import numpy as np
+import optax
+import pytest
+
+from sparsekd_jax import distill
+from sparsekd_jax.distill import pairs
+from tests.distill.test_checkpoints import BLOBS
+from tests.distill.test_loop import mlp
+
+PLANS = {
+    "sparse": distill.stages(sparsity=0.6, num_stages=1, total_steps=10, temperature=2.0),
+    "dense": distill.stages(sparsity=0.0, num_stages=1, total_steps=10, temperature=2.0),
+}
+SETTINGS = {"members": 3, "teacher_steps": 10, "optimizer": optax.adam(1e-2), "seed": 5, "batch_size": 16}
+
+
+def run(**changes):
+    return distill.run_pairs(mlp, BLOBS, PLANS, **{**SETTINGS, **changes})
+
+
+@pytest.fixture(scope="module")
+def found():
+    return run()
+
+
+def test_shapes_and_distributions(found):
+    for probs in (found.teachers, *found.students.values()):
+        assert probs.shape == (3, 30, 3)
+        np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-6)
+    np.testing.assert_array_equal(found.labels, BLOBS.test_labels)
+    assert set(found.students) == set(PLANS)
+
+
+def test_the_same_seed_gives_the_same_members_and_more_only_add(found):
+    again = run(members=2)
+    np.testing.assert_array_equal(again.teachers, found.teachers[:2])
+    np.testing.assert_array_equal(again.students["sparse"], found.students["sparse"][:2])
+    assert np.abs(run(seed=6, members=2).teachers - found.teachers[:2]).max() > 1e-3
+
+
+def seen_by(monkeypatch, **changes):
+    """The training rows of every call of `fit` and `run`, in order."""
+    calls = []
+    for name in ("fit", "run"):
+        honest = getattr(pairs, name)
+
+        def watched(*args, name=name, honest=honest, **kwargs):
+            calls.append((name, args[1 if name == "fit" else 2]))
+            return honest(*args, **kwargs)
+
+        monkeypatch.setattr(pairs, name, watched)
+    run(**changes)
+    return calls
+
+
+def test_teacher_and_students_of_a_member_learn_from_one_draw(monkeypatch):
+    calls = seen_by(monkeypatch, size=40)
+    assert [name for name, _ in calls] == ["fit", "run", "run"] * 3
+    draws = []
+    for k in range(3):
+        teacher, *students = (own for _, own in calls[3 * k : 3 * k + 3])
+        assert len(teacher.train_labels) == 40
+        for student in students:
+            np.testing.assert_array_equal(student.train_inputs, teacher.train_inputs)
+        draws.append(teacher.train_inputs)
+        rows = {row.tobytes() for row in BLOBS.train_inputs}
+        drawn = [row.tobytes() for row in teacher.train_inputs]
+        assert set(drawn) <= rows
+        assert len(set(drawn)) < 40, "with replacement"
+    assert not np.array_equal(draws[0], draws[1])
+
+
+def test_seeds_alone_leave_the_data(monkeypatch):
+    calls = seen_by(monkeypatch, resample="seed", size=40)
+    for _, own in calls:
+        np.testing.assert_array_equal(own.train_inputs, BLOBS.train_inputs[:40])
+
+
+def test_what_varies_is_what_was_drawn():
+    """One initial model and whole batches: without a draw of data there is nothing left to vary."""
+    same = {"members": 2, "batch_size": 60}
+    by_seed = distill.run_pairs(lambda _: mlp(0), BLOBS, PLANS, **{**SETTINGS, **same, "resample": "seed"})
+    by_data = distill.run_pairs(lambda _: mlp(0), BLOBS, PLANS, **{**SETTINGS, **same})
+    assert by_seed.teachers.var(axis=0).max() < 1e-10
+    assert by_data.teachers.var(axis=0).max() > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"members": 1}, "members must be at least 2"),
+        ({"size": 0}, r"size must lie in \[1, 60\]"),
+        ({"size": 61, "resample": "seed"}, r"size must lie in \[1, 60\]"),
+        ({"resample": "rows"}, "resample must be 'data' or 'seed'"),
+        ({"batch_size": 50, "size": 40}, "batch_size"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(**changes)
+    with pytest.raises(ValueError, match="plans is empty"):
+        distill.run_pairs(mlp, BLOBS, {}, **SETTINGS)
