@@ -1,0 +1,352 @@
+"""RQ1: when does a sparse student beat its dense teacher? A map of conditions, not one verdict."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax  # type: ignore[import-untyped]
+from flax import nnx
+
+from sparsekd_jax import data, distill, models, operators
+from sparsekd_jax._page import OKABE_ITO
+from sparsekd_jax.studies.questions.answer import Answer, Evidence, Picture, Table
+from sparsekd_jax.theory import bias_variance, variance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUESTION = "Under which conditions does a sparse student outperform its dense teacher?"
+STATEMENT = (
+    "Sparse beats dense exactly where ΔVar > ΔBias² (theory.md section 3): an identity between terms that are "
+    "estimated here, under the Brier score, over teachers and students retrained as pairs on resampled digits. "
+    "“Smoother targets reduce variance” is a conditional claim."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The conditions of the map, and the effort of a cell.
+
+    Attributes:
+        sizes: training examples a member draws.
+        sparsities: of the students; 0 is the control, a dense student taught alike.
+        temperatures: T ≥ 1; at T = 1 all operators are the identity and run once.
+        operators: by name.
+        members: pairs a cell.
+        teacher_steps: steps of a teacher.
+        steps: steps of a student.
+        hidden: widths of the network.
+        alpha: weight of the hard labels.
+    """
+
+    sizes: tuple[int, ...] = (100, 1347)
+    sparsities: tuple[float, ...] = (0.0, 0.5, 0.8, 0.95)
+    temperatures: tuple[float, ...] = (1.0, 4.0)
+    operators: tuple[str, ...] = ("power", "mixture")
+    members: int = 20
+    teacher_steps: int = 300
+    steps: int = 300
+    hidden: tuple[int, ...] = (64, 64)
+    alpha: float = 0.1
+
+    def conditions(self) -> list[tuple[str, float, float]]:
+        """Operator, temperature and sparsity of each student, the identity once."""
+        softened = itertools.product(self.operators, [t for t in self.temperatures if t != 1])
+        sides = [("identity", 1.0)] * (1.0 in self.temperatures) + list(softened)
+        return [(operator, t, s) for (operator, t), s in itertools.product(sides, self.sparsities)]
+
+
+FULL = Grid(
+    sizes=(50, 100, 400, 1347),
+    sparsities=(0.0, 0.5, 0.8, 0.9, 0.95, 0.98),
+    temperatures=(1.0, 2.0, 4.0),
+    operators=("power", "mixture", "tsallis(1.5)"),
+)
+
+
+def answer(
+    *, full: bool = False, on_progress: Callable[[str], None] | None = None, grid: Grid | None = None
+) -> Answer:
+    """RQ1 answered.
+
+    Args:
+        full: the committed map in place of the small one; minutes instead of about one.
+        on_progress: called with what is being trained.
+        grid: conditions of your own.
+
+    Returns:
+        The answer, with its map.
+    """
+    grid = grid or (FULL if full else Grid())
+    cells, gaps = _cells(grid, on_progress or (lambda _: None))
+    sparse = [cell for cell in cells if cell["sparsity"] > 0]
+    won, lost = (_of(sparse, verdict) for verdict in ("sparse wins", "dense wins"))
+    evidence = [
+        Evidence(
+            "theorem",
+            "ΔVar − ΔBias² is the difference of the risks, in every cell of the map",
+            f"largest deviation {max(gaps):.1e}, over {len(cells)} cells, the risks computed apart from the terms",
+            max(gaps) < 1e-9,
+        ),
+        *_control(cells),
+        Evidence(
+            "measurement",
+            "sparse students have less variance than their teachers",
+            f"in {sum(c['delta_variance']['low'] > 0 for c in sparse)} of {len(sparse)} cells the interval of ΔVar "
+            f"is above 0, in {sum(c['delta_variance']['high'] < 0 for c in sparse)} below it",
+            None,
+        ),
+        _witness(),
+    ]
+    return Answer(
+        number=1,
+        question=QUESTION,
+        statement=STATEMENT,
+        evidence=evidence,
+        verdict=_verdict(grid, sparse, won, lost, cells),
+        tables=[_table(grid, cells)],
+        pictures=[
+            Picture(
+                "sparse-students",
+                figure(grid, cells),
+                "Maps, one a training size, of the advantage of students over their teachers by sparsity and by "
+                "operator and temperature; the numbers are in the table.",
+                f"Risk of the teacher minus risk of the student (Brier score × 1,000), {grid.members} resampled "
+                "pairs a cell. Blue: the student is better; orange: the teacher is. In bold: the 95 % interval "
+                "excludes 0. The first column is the control: a dense student, taught alike.",
+            )
+        ],
+        settings=dataclasses.asdict(grid),
+    )
+
+
+def _cells(grid: Grid, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], list[float]]:
+    """Every cell of the map, and how far the identity of the risks is off in each."""
+    digits = data.digits()
+    optimizer = optax.adamw(1e-3)
+    plans = {condition: _plan(grid, *condition) for condition in grid.conditions()}
+    cells, gaps = [], []
+    for size in grid.sizes:
+        pairs = distill.run_pairs(
+            lambda seed: models.MLP((64, *grid.hidden, 10), rngs=nnx.Rngs(seed)),
+            digits,
+            {str(condition): plan for condition, plan in plans.items()},
+            members=grid.members,
+            teacher_steps=grid.teacher_steps,
+            optimizer=optimizer,
+            seed=0,
+            size=size,
+            batch_size=min(64, size),
+            on_progress=lambda done, total, size=size: say(f"{size} examples, pair {done} of {total}"),
+        )
+        for operator, temperature, sparsity in plans:
+            students = pairs.students[str((operator, temperature, sparsity))]
+            found = bias_variance.compare(students, pairs.teachers, labels=pairs.labels)
+            gaps.append(abs(found.advantage.value - _risk_gap(students, pairs.teachers, pairs.labels)))
+            cells.append(
+                {
+                    "size": size,
+                    "operator": operator,
+                    "temperature": temperature,
+                    "sparsity": sparsity,
+                    "verdict": found.verdict,
+                    **{
+                        name: dataclasses.asdict(getattr(found, name))
+                        for name in ("delta_variance", "delta_bias_squared", "advantage")
+                    },
+                }
+            )
+    return cells, gaps
+
+
+def _plan(grid: Grid, operator: str, temperature: float, sparsity: float) -> distill.Plan:
+    name = "power" if operator == "identity" else operator
+    return distill.stages(
+        operator=operators.parse(name),
+        temperature=temperature,
+        sparsity=sparsity,
+        num_stages=1 if sparsity == 0 else 3,
+        total_steps=grid.steps,
+        alpha=grid.alpha,
+    )
+
+
+def _risk_gap(students: np.ndarray, teachers: np.ndarray, labels: np.ndarray) -> float:
+    """Risk of the teachers minus that of the students, straight from the Brier score."""
+    onehot = np.eye(students.shape[-1])[labels]
+
+    def risk(probs: np.ndarray) -> float:
+        wide = probs.astype(np.float64)
+        wide /= wide.sum(-1, keepdims=True)
+        return float(((wide - onehot) ** 2).sum(-1).mean())
+
+    return risk(teachers) - risk(students)
+
+
+def _of(cells: Sequence[dict[str, Any]], verdict: str) -> list[dict[str, Any]]:
+    return [cell for cell in cells if cell["verdict"] == verdict]
+
+
+def _control(cells: Sequence[dict[str, Any]]) -> list[Evidence]:
+    """Whether it is the sparsity: the same student without it."""
+    dense = {(c["size"], c["operator"], c["temperature"]): c for c in cells if c["sparsity"] == 0}
+    if not dense:
+        return []
+    sparse = [c for c in cells if c["sparsity"] > 0 and c["verdict"] == "sparse wins"]
+    same = [c for c in sparse if dense[c["size"], c["operator"], c["temperature"]]["verdict"] == "sparse wins"]
+    beaten = [
+        c
+        for c in sparse
+        if c["advantage"]["value"] > dense[c["size"], c["operator"], c["temperature"]]["advantage"]["value"]
+    ]
+    return [
+        Evidence(
+            "measurement",
+            "it is the sparsity that wins, not the further training under soft targets",
+            f"of {len(sparse)} cells in which a sparse student beats its teacher, the dense student of the same "
+            f"training beats it in {len(same)}; the sparse one has the larger estimated advantage in "
+            f"{len(beaten)}",
+            None if not sparse else len(beaten) == len(sparse),
+        )
+    ]
+
+
+def _witness() -> Evidence:
+    """Smoother is not less variable: power at T = 2 where a probability is small, beside the mixture."""
+    p = jnp.array([0.01, 0.99])
+    with jax.enable_x64(True):
+        rise, fall = (
+            variance.variance_amplification(op, jnp.asarray(p, jnp.float64), 2.0, 1000)
+            for op in (operators.PowerTransform(), operators.ConvexMixture())
+        )
+    power, mixture = (float(np.ravel(_first(found))[0]) for found in (rise, fall))
+    return Evidence(
+        "witness",
+        "smoother targets can have more variance: p = (.01, .99), T = 2, 1,000 labels",
+        f"power multiplies the variance of the first probability by {power:.1f}, the mixture by {mixture:.2f}",
+        power > 1 > mixture,
+    )
+
+
+def _first(found: Any) -> np.ndarray:
+    return np.asarray(found.by_class.ratio)
+
+
+def _verdict(
+    grid: Grid,
+    sparse: Sequence[dict[str, Any]],
+    won: Sequence[dict[str, Any]],
+    lost: Sequence[dict[str, Any]],
+    cells: Sequence[dict[str, Any]],
+) -> str:
+    undecided = len(sparse) - len(won) - len(lost)
+    parts = [
+        f"Of {len(sparse)} conditions with a sparse student, it beats its dense teacher in {len(won)}, loses in "
+        f"{len(lost)}, and {undecided} are undecided at {grid.members} pairs."
+    ]
+    for size in grid.sizes:
+        here = [c for c in sparse if c["size"] == size]
+        wins = sorted({c["sparsity"] for c in _of(here, "sparse wins")})
+        losses = sorted({c["sparsity"] for c in _of(here, "dense wins")})
+        parts.append(
+            f"With {size:,} examples: sparse wins at {_shares(wins)}, dense wins at {_shares(losses)} "
+            "(under some operator and temperature)."
+        )
+    control = [c for c in cells if c["sparsity"] == 0 and c["verdict"] == "sparse wins"]
+    if control and won:
+        parts.append(
+            f"Read with the control: in {len(control)} conditions a DENSE student of the same training beats the "
+            "teacher as well, so a win over the teacher is not by itself a merit of sparsity."
+        )
+    parts.append(
+        "The condition ΔVar > ΔBias² is the definition of winning, not a prediction of when it happens: that has "
+        "to be measured, as here."
+    )
+    return " ".join(parts)
+
+
+def _shares(values: Sequence[float]) -> str:
+    return " and ".join(f"{100 * v:g} %" for v in values) if values else "none"
+
+
+def _table(grid: Grid, cells: Sequence[dict[str, Any]]) -> Table:
+    def shown(estimate: dict[str, Any]) -> str:
+        value, low, high = (1000 * estimate[key] for key in ("value", "low", "high"))
+        return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+    return Table(
+        caption=f"Brier score × 1,000, teacher minus student, {grid.members} resampled pairs a row; brackets are "
+        "95 % two-way jackknife intervals (pairs × test images).",
+        columns=["examples", "operator", "T", "zeros, %", "ΔVar", "ΔBias²", "ΔVar − ΔBias²", "verdict"],
+        rows=[
+            [
+                cell["size"],
+                cell["operator"],
+                cell["temperature"],
+                100 * cell["sparsity"],
+                *(shown(cell[name]) for name in ("delta_variance", "delta_bias_squared", "advantage")),
+                cell["verdict"].replace("sparse", "student") if cell["sparsity"] == 0 else cell["verdict"],
+            ]
+            for cell in cells
+        ],
+    )
+
+
+def figure(grid: Grid, cells: Sequence[dict[str, Any]]) -> "Figure":
+    """The map: a panel a training size, rows operator and temperature, columns sparsity.
+
+    Args:
+        grid: its conditions.
+        cells: as the answer's table has them.
+
+    Returns:
+        A matplotlib figure.
+    """
+    import matplotlib as mpl
+    from matplotlib.colors import LinearSegmentedColormap, SymLogNorm
+    from matplotlib.figure import Figure
+
+    sides = list(dict.fromkeys((c["operator"], c["temperature"]) for c in cells))
+    values = 1000 * np.array([c["advantage"]["value"] for c in cells])
+    reach = max(1.0, float(np.abs(values).max()))
+    colours = LinearSegmentedColormap.from_list("advantage", [OKABE_ITO["orange"], "white", OKABE_ITO["blue"]])
+    norm = SymLogNorm(linthresh=1.0, vmin=-reach, vmax=reach)
+    with mpl.rc_context({"font.size": 9.5}):
+        drawn = Figure(
+            figsize=(1.6 + 0.72 * len(grid.sparsities) * len(grid.sizes), 1.4 + 0.42 * len(sides)),
+            layout="constrained",
+        )
+        panels = np.atleast_1d(drawn.subplots(ncols=len(grid.sizes), sharey=True))
+        image = None
+        for axes, size in zip(panels, grid.sizes, strict=True):
+            here = [c for c in cells if c["size"] == size]
+            field = np.full((len(sides), len(grid.sparsities)), np.nan)
+            for c in here:
+                at = sides.index((c["operator"], c["temperature"])), grid.sparsities.index(c["sparsity"])
+                field[at] = 1000 * c["advantage"]["value"]
+                decided = c["verdict"] != "undecided"
+                axes.text(
+                    at[1],
+                    at[0],
+                    f"{field[at]:+.0f}" if abs(field[at]) >= 9.95 else f"{field[at]:+.1f}",
+                    ha="center",
+                    va="center",
+                    weight="bold" if decided else "normal",
+                    color="black" if decided else "#5a6675",
+                    fontsize=8.5,
+                )
+            image = axes.imshow(field, cmap=colours, norm=norm, aspect="auto")
+            axes.set_title(f"{size:,} examples", fontsize=10)
+            axes.set_xticks(range(len(grid.sparsities)), [f"{100 * s:g}" for s in grid.sparsities])
+            axes.set_xlabel("zeros, %")
+            axes.tick_params(length=0)
+            for side in axes.spines.values():
+                side.set_visible(False)
+        labels = [f"{operator}, T = {t:g}" if operator != "identity" else "T = 1" for operator, t in sides]
+        panels[0].set_yticks(range(len(sides)), labels)
+        drawn.colorbar(image, ax=list(panels), label="advantage over the teacher", shrink=0.9)
+    return drawn
