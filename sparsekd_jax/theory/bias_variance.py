@@ -310,9 +310,9 @@ def _ensemble(probs: ArrayLike, name: str, loss: Loss) -> np.ndarray:
             zero.any(-1),
             name,
             lambda i: (
-                f"member {i[0]} gives class {int(np.argmax(zero[i]))} of example {i[1]} probability 0, so the "
-                "geometric mean q̄ of the members is not defined there. Use loss='brier', or students with "
-                "full support (log-softmax in float64)."
+                f"member {i[0]} gives class {int(np.argmax(zero[i]))} of example {i[1]} probability 0, so "
+                "the geometric mean q̄ of the members is not defined there. Use loss='brier', or students "
+                "with full support (log-softmax in float64)."
             ),
         )
     return values

@@ -1,8 +1,8 @@
 """Students that are linear in their targets, whose bias and variance are known in closed form.
 
-A student ``q(x) = Σ_a s_a(x) y_a`` is a smoother matrix S times the training targets: ridge regression, kernel
-ridge regression, a kernel average. With independent training rows of mean ȳ and covariance Σ_a its mean is
-S ȳ and its covariance at an example ``Σ_a S_ja² Σ_a``, so estimators of both can be held against the truth.
+A student ``q(x) = Σ_a s_a(x) y_a`` is a smoother matrix S times the training targets: ridge regression,
+kernel ridge regression, a kernel average. With independent training rows of mean ȳ and covariance Σ_a its
+mean is S ȳ and its covariance at an example ``Σ_a S_ja² Σ_a``: estimators can be held against the truth.
 """
 
 import dataclasses
@@ -65,6 +65,7 @@ class LinearStudent:
 
         Reference: theory.md section 3, Cov = S·Cov F(p̂)·Sᵀ.
 
+        >>> from sparsekd_jax.theory import multinomial_covariance
         >>> student = LinearStudent(jnp.array([[0.5, 0.5]]))
         >>> p = jnp.array([[0.5, 0.5], [0.9, 0.1]])
         >>> terms = student.exact(p, multinomial_covariance(p, 1), jnp.array([[0.9, 0.1]]))
@@ -134,18 +135,6 @@ def kernel_average(
     """
     distance = jnp.sum((test[:, None] - train[None]) ** 2, axis=-1)
     return LinearStudent(jax.nn.softmax(-distance / (2 * bandwidth**2), axis=-1))
-
-
-def multinomial_covariance(p: Float[Array, "*batch K"], n: float | Array) -> Float[Array, "*batch K K"]:
-    """Covariance of the empirical distribution of n draws, ``(diag p − ppᵀ)/n``.
-
-    >>> multinomial_covariance(jnp.array([0.5, 0.5]), 1).tolist()
-    [[0.25, -0.25], [-0.25, 0.25]]
-    """
-    eye = jnp.eye(p.shape[-1], dtype=p.dtype)
-    return (
-        p[..., None] * jnp.broadcast_to(eye, (*p.shape, p.shape[-1])) - p[..., None] * p[..., None, :]
-    ) / n
 
 
 def categorical_targets(key: Array, p: Float[Array, "N K"], members: int) -> Float[Array, "m N K"]:
