@@ -4,6 +4,24 @@ One room a section of theory.md: bias and variance, the path of a compression, i
 operators train the same student.
 """
 
-from sparsekd_jax.theory import convergence, equivalence, homotopy
+from sparsekd_jax.theory import (
+    bias_variance,
+    convergence,
+    equivalence,
+    homotopy,
+    intervals,
+    ridge,
+    slopes,
+    variance,
+)
 
-__all__ = ["convergence", "equivalence", "homotopy"]
+__all__ = [
+    "bias_variance",
+    "convergence",
+    "equivalence",
+    "homotopy",
+    "intervals",
+    "ridge",
+    "slopes",
+    "variance",
+]

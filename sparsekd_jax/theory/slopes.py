@@ -1,0 +1,324 @@
+"""Slopes of softening operators: the Jacobian along the simplex, and Lipschitz constants in L1 and L2."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from sparsekd_jax import simplex
+from sparsekd_jax.operators import ConvexMixture, PowerTransform, TsallisSoftening, reciprocal_schedule
+from sparsekd_jax.operators.base import SofteningOperator
+
+Operator = SofteningOperator | Callable[[Array, ArrayLike], Array]
+"""A softening operator, or a plain function ``(p, temperature) -> q``."""
+
+_POINTS, _SURVIVORS, _ROUNDS = 2048, 64, 12  # of the search
+
+
+@dataclasses.dataclass(frozen=True)
+class Lipschitz:
+    """How far apart an operator can move two distributions, per distance between them.
+
+    Attributes:
+        operator: its name.
+        temperature: T.
+        norm: 1 or 2, of distances between distributions.
+        value: the constant at ``p``; for kind "lower bound" the greatest that a search found.
+        kind: "local", the operator norm of J along the simplex at p; or "lower bound" of the global constant.
+        p: ``[K]``, where.
+        certified: the global constant where a closed form is known, for every K; inf if there is none; None
+            if not known.
+    """
+
+    operator: str
+    temperature: float
+    norm: Literal[1, 2]
+    value: float
+    kind: Literal["local", "lower bound"]
+    p: np.ndarray
+    certified: float | None
+
+    def __str__(self) -> str:
+        known = "not known in closed form" if self.certified is None else f"{self.certified:.6g} (certified)"
+        what = "at" if self.kind == "local" else "at least, searched; found at"
+        where = ", ".join(f"{x:.3g}" for x in self.p)
+        return (
+            f"{self.operator} at T = {self.temperature:g} in L{self.norm}: {self.value:.6g} {what} p = "
+            f"({where}); global: {known}"
+        )
+
+
+def jacobian(
+    operator: Operator, p: Float[ArrayLike, "*batch K"], temperature: float
+) -> Float[np.ndarray, "*batch K K"]:
+    """Derivative of an operator along the simplex, ``J_ij = ∂F_i/∂p_j`` with ``J·1 = 0``.
+
+    Only directions that keep Σp are directions of the simplex. AD also sees how a formula is continued off
+    it, so its result is multiplied by ``I − 11ᵀ/K``; columns sum to 0. Power:
+    ``(1/T)(diag q − qqᵀ)diag(1/p)``, mixture: ``I/T``, both so projected.
+
+    Args:
+        operator: a softening operator, or a plain jax function ``(p, T) -> q``.
+        p: ``[..., K]``; with zeros only where the operator claims finite gradients there.
+        temperature: scalar T.
+
+    Returns:
+        ``[..., K, K]`` in float64.
+
+    Raises:
+        ValueError: no distributions, a temperature out of range, a zero at which the derivative is not
+            claimed to be finite, or a derivative that is not.
+
+    Reference: theory.md section 3.
+
+    >>> from sparsekd_jax import operators
+    >>> jacobian(operators.get("mixture"), [0.7, 0.3], 2.0).round(4).tolist()
+    [[0.25, -0.25], [-0.25, 0.25]]
+    """
+    rows = rows_of(operator, p, temperature)
+    _require_derivative(operator, rows, temperature)
+    return jacobians(operator, rows, temperature)
+
+
+def trichotomy(alpha: float, temperature: float) -> float:
+    """The L1 Lipschitz constant of Tsallis-α softening on the whole simplex, for every K, T ≥ 1.
+
+    ``T^{1/(1−α)}`` for α < 1; infinite for 1 ≤ α < 2 and T > 1, from the slope at zeros (α = 1 is power);
+    ``T^{−1/(α−1)} ≤ 1`` for α ≥ 2 (α = 2 is the mixture, 1/T).
+
+    Args:
+        alpha: α > 0.
+        temperature: T ≥ 1.
+
+    Returns:
+        The constant, 1 at T = 1.
+
+    Raises:
+        ValueError: α ≤ 0 or T < 1, where it does not hold.
+
+    Reference: theory.md section 2.
+
+    >>> trichotomy(0.5, 2.0), trichotomy(1.0, 2.0), trichotomy(2.0, 2.0)
+    (4.0, inf, 0.5)
+    """
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha is {alpha}; Tsallis softening takes 0 < alpha < ∞")
+    if not 1 <= temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}; the trichotomy holds for T in [1, ∞)")
+    if temperature == 1:
+        return 1.0
+    if alpha < 1:
+        return temperature ** (1 / (1 - alpha))
+    return math.inf if alpha < 2 else temperature ** (-1 / (alpha - 1))
+
+
+def lipschitz(
+    operator: Operator,
+    temperature: float,
+    p: Float[ArrayLike, " K"] | None = None,
+    *,
+    norm: Literal[1, 2] = 1,
+    num_classes: int = 3,
+    seed: int = 0,
+) -> Lipschitz:
+    """The Lipschitz constant of F_T at p, or the greatest that a search of the simplex finds.
+
+    At p it is ``sup ‖Jv‖/‖v‖`` over v with Σv = 0. In L1 the extreme v move mass from one class to another,
+    so it is ``max_{i<j} ‖J(e_i − e_j)‖₁/2``, exactly; in L2 the largest singular value of J.
+
+    Args:
+        operator: a softening operator, or a plain jax function ``(p, T) -> q``.
+        temperature: scalar T.
+        p: ``[K]`` for the local constant; None for the search.
+        norm: 1 or 2.
+        num_classes: K of the search.
+        seed: of the search.
+
+    Returns:
+        A `Lipschitz`. The searched value is a LOWER bound of the global constant; where that is infinite it
+        only says how near the boundary the search went. Points with a derivative that is not finite are
+        passed over.
+
+    Raises:
+        ValueError: as `jacobian`; a norm other than 1 and 2.
+
+    Reference: theory.md sections 2 and 3.
+
+    >>> from sparsekd_jax import operators
+    >>> print(lipschitz(operators.get("power"), 2.0, [0.01, 0.99]))
+    power at T = 2 in L1: 4.19116 at p = (0.01, 0.99); global: inf (certified)
+    """
+    if norm not in (1, 2):
+        raise ValueError(f"norm is {norm!r}; it is 1 or 2")
+    if p is not None:
+        if np.ndim(p) != 1:
+            raise ValueError(f"p has shape {np.shape(p)}; here it is one distribution, [K]")
+        where = np.asarray(p, np.float64)
+        value = float(_operator_norms(jacobian(operator, p, temperature)[None], norm)[0])
+    else:
+        value, where = _search(operator, temperature, norm, num_classes, np.random.default_rng(seed))
+    return Lipschitz(
+        operator=operator_name(operator),
+        temperature=float(temperature),
+        norm=norm,
+        value=value,
+        kind="lower bound" if p is None else "local",
+        p=where,
+        certified=_certified(operator, temperature, norm),
+    )
+
+
+# -- the search and the closed forms ----------------------------------------------------------------------
+
+
+def _operator_norms(slopes: np.ndarray, norm: int) -> np.ndarray:
+    """Norms ``[N]`` of projected Jacobians ``[N, K, K]`` along the simplex."""
+    if norm == 2:
+        return np.linalg.norm(slopes, ord=2, axis=(-2, -1))
+    moves = np.abs(slopes[..., :, None] - slopes[..., None, :]).sum(axis=-3)
+    return moves.max(axis=(-2, -1)) / 2
+
+
+def _search(
+    operator: Operator, temperature: float, norm: int, num_classes: int, rng: np.random.Generator
+) -> tuple[float, np.ndarray]:
+    """Random points from the centre to 1e-13 of the boundary, then the best of them moved about."""
+    jacobian(operator, np.full(num_classes, 1 / num_classes), temperature)  # refuses what cannot be searched
+    logits = rng.geometric(0.5, (_POINTS, 1)) * 2.0 * rng.normal(size=(_POINTS, num_classes))
+    logits = np.maximum(logits - logits.max(-1, keepdims=True), -30)
+    kept, best = logits[:0], np.empty(0)
+    scale = 2.0
+    for _ in range(_ROUNDS):
+        weights = np.exp(logits)
+        slopes = jacobians_unchecked(operator, weights / weights.sum(-1, keepdims=True), temperature)
+        finite = np.isfinite(slopes).all((-2, -1))
+        values = np.where(finite, _operator_norms(np.where(finite[:, None, None], slopes, 0), norm), -np.inf)
+        kept, best = np.concatenate([kept, logits]), np.concatenate([best, values])
+        top = np.argsort(-best)[:_SURVIVORS]
+        kept, best = kept[top], best[top]
+        logits = np.repeat(kept, _POINTS // _SURVIVORS, axis=0)
+        logits = logits + scale * rng.normal(size=logits.shape)
+        logits = np.maximum(logits - logits.max(-1, keepdims=True), -30)
+        scale *= 0.6
+    weights = np.exp(kept[0])
+    return float(best[0]), weights / weights.sum()
+
+
+def _certified(operator: Operator, temperature: float, norm: int) -> float | None:
+    """The global constant, from the trichotomy and, for L2, the mixture or the equivalence of norms."""
+    if isinstance(operator, PowerTransform):
+        alpha = 1.0
+    elif isinstance(operator, TsallisSoftening):
+        alpha = float(operator.alpha)  # type: ignore[arg-type]
+    elif isinstance(operator, ConvexMixture) and operator.schedule is reciprocal_schedule:
+        alpha = 2.0
+    else:
+        return None
+    if temperature < 1:
+        return None
+    constant = trichotomy(alpha, float(temperature))
+    return constant if norm == 1 or alpha == 2 or constant in (1.0, math.inf) else None
+
+
+# -- rows and functions ----------------------------------------------------------------------------------
+
+
+def operator_name(operator: Operator) -> str:
+    """What to call an operator or a plain function."""
+    return str(getattr(operator, "name", None) or getattr(operator, "__name__", "function"))
+
+
+def _as_pytree(operator: Operator) -> Any:
+    """An argument of a compiled function: a plain function goes in as a pytree without leaves."""
+    return operator if isinstance(operator, SofteningOperator) else jax.tree_util.Partial(operator)
+
+
+def rows_of(operator: Operator, p: ArrayLike, temperature: float) -> np.ndarray:
+    """Validated rows as they are read, p/Σp in float64; the operator has accepted them and T."""
+    if np.ndim(temperature) != 0:
+        raise ValueError(f"temperature has shape {np.shape(temperature)}; here it is one number")
+    given = p if hasattr(p, "dtype") else np.asarray(p, np.float64)
+    simplex.require_probabilities(given)
+    rows = np.asarray(given).astype(np.float64)
+    rows /= rows.sum(-1, keepdims=True)
+    if isinstance(operator, SofteningOperator):
+        with jax.enable_x64(True):
+            operator(jnp.asarray(rows), temperature)
+    return rows
+
+
+def _require_derivative(operator: Operator, rows: np.ndarray, temperature: float) -> None:
+    """Refuse zeros unless finite gradients are claimed there: AD gives the derivative along the face."""
+    if not isinstance(operator, SofteningOperator):
+        return
+    claim = operator.claims.laws.get("gradients")
+    if claim is not None and claim.domain == "simplex" and temperature in claim.temperatures:
+        return
+    simplex.refuse(
+        (rows == 0).any(-1),
+        "p",
+        lambda i: (
+            f"class {int(np.argmax(rows[i] == 0))} has probability 0, where the slope of {operator.name} is "
+            "not finite (or not claimed to be): drop the class, or move p inside"
+        ),
+    )
+
+
+@jax.jit
+def _compiled_jacobians(operator: Any, rows: Array, temperature: Array) -> Array:
+    k = rows.shape[-1]
+    along = jnp.eye(k, dtype=rows.dtype) - 1 / k
+
+    def of_row(row: Array) -> Array:
+        return jax.jacfwd(lambda x: operator(x, temperature))(row) @ along
+
+    return jax.vmap(of_row)(rows)
+
+
+@jax.jit
+def _compiled_rows(operator: Any, rows: Array, temperature: Array) -> Array:
+    return jax.vmap(lambda row: operator(row, temperature))(rows)
+
+
+def jacobians_unchecked(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
+    """Projected Jacobians of rows ``[N, K]`` by AD, along the face at zeros; not finite where AD is not."""
+    with jax.enable_x64(True):
+        arguments = (_as_pytree(operator), jnp.asarray(rows), jnp.asarray(temperature, jnp.float64))
+        return np.asarray(_compiled_jacobians(*arguments))
+
+
+def jacobians(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
+    """Projected Jacobians of rows ``[..., K]`` by AD, along the face at zeros; refused if not finite."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    out = jacobians_unchecked(operator, flat, temperature).reshape(*rows.shape, -1)
+    simplex.refuse(
+        ~np.isfinite(out).all((-1, -2)),
+        "p",
+        lambda i: f"the derivative of {operator_name(operator)} is not finite at {rows[i].tolist()}",
+    )
+    return out
+
+
+def soften(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
+    """F_T of samples ``[N, K]``, refused where a sample has an empty class and F is not defined there."""
+    if isinstance(operator, SofteningOperator) and operator.claims.domain == "interior":
+        empty = (rows == 0).any(-1)
+        if empty.any():
+            raise ValueError(
+                f"{int(empty.sum())} of {len(rows)} samples have an empty class, where {operator.name} is "
+                "not defined: use method='delta' (num_samples=None for a map), or another operator"
+            )
+    with jax.enable_x64(True):
+        arguments = (_as_pytree(operator), jnp.asarray(rows), jnp.asarray(temperature, jnp.float64))
+        out = np.asarray(_compiled_rows(*arguments))
+    simplex.refuse(
+        ~np.isfinite(out).all(-1),
+        "sample",
+        lambda i: f"{operator_name(operator)} gives {out[i].tolist()} for {rows[i].tolist()}",
+    )
+    return out

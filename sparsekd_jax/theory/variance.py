@@ -1,0 +1,334 @@
+"""What softening does to the variance of a target: Jacobians, amplification at p for n samples, its map.
+
+An empirical target p̂ of n labels has covariance (diag p − ppᵀ)/n. Softening it gives, to first order,
+``Cov F_T(p̂) ≈ J Cov(p̂) Jᵀ``: an operator lowers the variance where it contracts and raises it where it
+stretches. That smoother targets reduce variance is true of operators that do not expand L2 distances, such as
+the mixture; the power transform stretches near the boundary.
+"""
+
+import dataclasses
+import itertools
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from sparsekd_jax.theory.slopes import Operator, jacobians, operator_name, rows_of, soften
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Method = Literal["delta", "monte-carlo", "both", "exact"]
+
+MAX_OUTCOMES = 200_000
+"""How many different samples the exact method enumerates, at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassVariances:
+    """The variance of a random distribution, by class; with standard errors where it was sampled.
+
+    Attributes:
+        per_class: ``[K]``, the variance of each coordinate.
+        standard_error: ``[K]``, of each of them, or None.
+        total_error: standard error of the total, or None.
+    """
+
+    per_class: np.ndarray
+    standard_error: np.ndarray | None = None
+    total_error: float | None = None
+
+    @property
+    def total(self) -> float:
+        """Trace of the covariance."""
+        return float(self.per_class.sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class Amplification:
+    """The variance of an empirical target of n samples before and after softening.
+
+    Attributes:
+        operator: its name.
+        temperature: T.
+        p: ``[K]``, what is sampled from.
+        num_samples: n.
+        before: of p̂, exactly ``p(1 − p)/n``.
+        delta: of F_T(p̂) to first order in 1/n, or None if not asked for.
+        monte_carlo: of F_T(p̂) from draws, with standard errors, or None.
+        exact: of F_T(p̂) from all possible samples, or None.
+    """
+
+    operator: str
+    temperature: float
+    p: np.ndarray
+    num_samples: int
+    before: ClassVariances
+    delta: ClassVariances | None = None
+    monte_carlo: ClassVariances | None = None
+    exact: ClassVariances | None = None
+
+    def ratio(self, after: ClassVariances | None = None) -> np.ndarray:
+        """``[K]``, variance after over before in each class; 1 for a class without any, inf if it gains some.
+
+        Args:
+            after: one of the fields; by default the most reliable there is: exact, sampled, delta.
+        """
+        new, old = self._best(after).per_class, self.before.per_class
+        bare = old == 0
+        return np.where(bare, np.where(new > 0, np.inf, 1.0), new / np.where(bare, 1, old))
+
+    def total_ratio(self, after: ClassVariances | None = None) -> float:
+        """Total variance after over before; above 1 the operator amplifies."""
+        return self._best(after).total / self.before.total
+
+    def _best(self, after: ClassVariances | None) -> ClassVariances:
+        best = after or self.exact or self.monte_carlo or self.delta
+        assert best is not None  # one method always ran
+        return best
+
+    def __str__(self) -> str:
+        methods = {"exact": self.exact, "delta": self.delta, "Monte Carlo": self.monte_carlo}
+        ran = {name: after for name, after in methods.items() if after is not None}
+        lines = [f"{self.operator} at T = {self.temperature:g}, n = {self.num_samples}"]
+        lines.append("  class         p    before" + "".join(f"{name:>22}" for name in ran))
+        for k, mass in enumerate(self.p):
+            cells = [f"{v.per_class[k]:.3e} (×{self.ratio(v)[k]:.3g})" for v in ran.values()]
+            row = f"  {k:>5} {mass:>9.4g} {self.before.per_class[k]:.3e}"
+            lines.append(row + "".join(f"{cell:>22}" for cell in cells))
+        cells = [f"{v.total:.3e} (×{self.total_ratio(v):.3g})" for v in ran.values()]
+        lines.append(f"  total           {self.before.total:.3e}" + "".join(f"{cell:>22}" for cell in cells))
+        if self.monte_carlo is not None:
+            lines.append(f"  standard error of the Monte Carlo total: {self.monte_carlo.total_error:.1e}")
+        return "\n".join(lines)
+
+
+def multinomial_covariance(p: Float[Array, "*batch K"], n: float | Array) -> Float[Array, "*batch K K"]:
+    """Covariance of the empirical distribution of n draws, ``(diag p − ppᵀ)/n``.
+
+    Args:
+        p: ``[..., K]``.
+        n: number of draws.
+
+    Returns:
+        ``[..., K, K]``.
+
+    >>> multinomial_covariance(jnp.array([0.5, 0.5]), 1).tolist()
+    [[0.25, -0.25], [-0.25, 0.25]]
+    """
+    columns = jnp.swapaxes(p[..., None], -1, -2)
+    eye = jnp.eye(p.shape[-1], dtype=p.dtype)
+    return (p[..., None] * (eye - columns)) / n
+
+
+def variance_amplification(
+    operator: Operator,
+    p: Float[ArrayLike, " K"],
+    temperature: float,
+    num_samples: int,
+    *,
+    method: Method = "delta",
+    key: Array | None = None,
+    draws: int = 20_000,
+) -> Amplification:
+    """Variance of a softened empirical target of n samples, beside that of the target itself.
+
+    ``delta``: ``diag(J Cov(p̂) Jᵀ)``, the leading term for large n. ``monte-carlo``: from draws of p̂.
+    ``both``: side by side. ``exact``: the sum over all C(n+K−1, K−1) possible samples.
+
+    Args:
+        operator: a softening operator, or a plain jax function ``(p, T) -> q``.
+        p: ``[K]``, what the n labels are drawn from.
+        temperature: scalar T.
+        num_samples: n ≥ 1.
+        method: which of the above.
+        key: a random key, for "monte-carlo" and "both".
+        draws: how many p̂, at least 2.
+
+    Returns:
+        An `Amplification`.
+
+    Raises:
+        ValueError: no distribution, a vertex (nothing varies), a missing key, too many samples to enumerate,
+            or a sample with an empty class where the operator is not defined on the boundary.
+
+    Samples with empty classes are ordinary for an operator defined there. The delta method does not see them:
+    it looks at p only, along the face of p if that has zeros.
+
+    Reference: theory.md section 3.
+
+    >>> from sparsekd_jax import operators
+    >>> print(variance_amplification(operators.get("power"), [0.01, 0.99], 2.0, 1000, method="exact"))
+    power at T = 2, n = 1000
+      class         p    before                 exact
+          0      0.01 9.900e-06     1.838e-04 (×18.6)
+          1      0.99 9.900e-06     1.838e-04 (×18.6)
+      total           1.980e-05     3.676e-04 (×18.6)
+    """
+    if method not in ("delta", "monte-carlo", "both", "exact"):
+        raise ValueError(f"method is {method!r}; it is 'delta', 'monte-carlo', 'both' or 'exact'")
+    if np.ndim(p) != 1 or num_samples < 1 or draws < 2:
+        raise ValueError(
+            f"p has shape {np.shape(p)}, num_samples is {num_samples}, draws {draws}; they are [K], ≥ 1, ≥ 2"
+        )
+    row = rows_of(operator, p, temperature)
+    if row.max() == 1:
+        raise ValueError("p is a vertex: every sample is the same, so there is no variance to amplify")
+    delta = sampled = exact = None
+    if method in ("delta", "both"):
+        delta = ClassVariances(_delta(operator, row, temperature) / num_samples)
+    if method in ("monte-carlo", "both"):
+        sampled = _monte_carlo(operator, row, temperature, num_samples, key, draws)
+    if method == "exact":
+        outcomes, weights = _outcomes(row[None], num_samples)
+        softened = soften(operator, outcomes / num_samples, temperature)
+        exact = ClassVariances(_weighted_variance(weights, softened)[0])
+    return Amplification(
+        operator=operator_name(operator),
+        temperature=float(temperature),
+        p=row,
+        num_samples=num_samples,
+        before=ClassVariances(row * (1 - row) / num_samples),
+        delta=delta,
+        monte_carlo=sampled,
+        exact=exact,
+    )
+
+
+def amplification_map(
+    operator: Operator, temperature: float, num_samples: int | None = None, *, resolution: int = 48
+) -> "Figure":
+    """Where on the simplex of three classes an operator raises the variance of its targets, and where not.
+
+    Args:
+        operator: a softening operator, or a plain jax function ``(p, T) -> q``.
+        temperature: scalar T.
+        num_samples: n, up to 600, for the exact ratio; None for the limit of many samples (delta method),
+            the only one for an operator that is not defined where a sample has an empty class.
+        resolution: points along an edge.
+
+    Returns:
+        A matplotlib figure: total variance of F_T(p̂) over that of p̂ on a logarithmic scale about 1 (blue
+        lowers, red raises), with its contour at 1.
+
+    Raises:
+        ValueError: as `variance_amplification`.
+    """
+    points = compositions(resolution, 3)
+    points = (points[(points > 0).all(-1)] - 1 / 3) / (resolution - 1)  # inside, symmetric, summing to 1
+    points = rows_of(operator, points, temperature)
+    before = 1 - np.sum(points**2, axis=-1)
+    if num_samples is None:
+        after = _delta(operator, points, temperature).sum(-1)
+    else:
+        outcomes, weights = _outcomes(points, num_samples)
+        softened = soften(operator, outcomes / num_samples, temperature)
+        after = num_samples * _weighted_variance(weights, softened).sum(-1)
+    samples = "n → ∞" if num_samples is None else f"n = {num_samples}"
+    return _draw_map(points, after / before, f"{operator_name(operator)}, T = {temperature:g}, {samples}")
+
+
+# -- three ways to a variance ----------------------------------------------------------------------------
+
+
+def _delta(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
+    """``diag(J (diag p − ppᵀ) Jᵀ)``, [..., K], n times the variance; a class of mass 0 never varies."""
+    slopes = jacobians(operator, rows, temperature)
+    mean = np.einsum("...ij,...j->...i", slopes, rows)
+    # As a sum of squares, Σ_j p_j (J_ij − Σ_k p_k J_ik)²: nothing cancels, nothing turns negative.
+    return np.einsum("...ij,...j->...i", (slopes - mean[..., None]) ** 2, rows)
+
+
+def _monte_carlo(
+    operator: Operator, p: np.ndarray, temperature: float, n: int, key: Array | None, draws: int
+) -> ClassVariances:
+    if key is None:
+        raise ValueError("the Monte Carlo method draws: give key=jax.random.key(seed)")
+    with jax.enable_x64(True):
+        probs = jnp.broadcast_to(jnp.asarray(p), (draws, p.shape[0]))
+        counts = np.asarray(jax.random.multinomial(key, float(n), probs))
+    gaps = soften(operator, counts / n, temperature)
+    gaps = gaps - gaps.mean(axis=0)
+    unbiased = draws / (draws - 1)
+    squares = gaps**2 * unbiased
+    totals = squares.sum(axis=1)
+    return ClassVariances(
+        per_class=squares.mean(axis=0),
+        standard_error=squares.std(axis=0, ddof=1) / math.sqrt(draws),
+        total_error=float(totals.std(ddof=1)) / math.sqrt(draws),
+    )
+
+
+def compositions(n: int, num_classes: int) -> np.ndarray:
+    """All ways to place n samples in K classes, ``[C(n+K−1, K−1), K]``.
+
+    >>> compositions(2, 2).tolist()
+    [[0, 2], [1, 1], [2, 0]]
+    """
+    bars = np.array(list(itertools.combinations(range(n + num_classes - 1), num_classes - 1)))
+    edges = np.pad(bars, ((0, 0), (1, 1)), constant_values=((0, 0), (-1, n + num_classes - 1)))
+    return np.diff(edges, axis=1) - 1
+
+
+def _outcomes(rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """All samples ``[M, K]`` that some row can give, and their probabilities ``[N, M]``."""
+    from scipy import special
+
+    k = rows.shape[-1]
+    count = math.comb(n + k - 1, k - 1)
+    if count > MAX_OUTCOMES:
+        raise ValueError(
+            f"{n} samples of {k} classes have {count} outcomes, too many to enumerate ({MAX_OUTCOMES}): use "
+            "method='both' (num_samples=None for a map)"
+        )
+    outcomes = compositions(n, k)
+    outcomes = outcomes[~((outcomes > 0) & (rows == 0).all(0)).any(-1)]
+    log_choices = special.gammaln(n + 1) - special.gammaln(outcomes + 1).sum(-1)
+    with np.errstate(divide="ignore"):
+        log_rows = np.maximum(np.log(rows), -1e300)  # 0·log 0 = 0, and a count there weighs nothing
+    weights = np.exp(log_rows @ outcomes.T + log_choices)
+    return outcomes, weights
+
+
+def _weighted_variance(weights: np.ndarray, softened: np.ndarray) -> np.ndarray:
+    """Variance of each class ``[N, K]`` over outcomes ``[M, K]`` weighted ``[N, M]``."""
+    centre = softened.mean(axis=0)  # any shift near the values: the second moment then loses no digits
+    mean = weights @ (softened - centre)
+    return np.maximum(weights @ (softened - centre) ** 2 - mean**2, 0)
+
+
+def _draw_map(points: np.ndarray, ratio: np.ndarray, title: str) -> "Figure":
+    from matplotlib import colors, ticker
+    from matplotlib.figure import Figure
+
+    x, y = points[:, 1] + points[:, 2] / 2, points[:, 2] * math.sqrt(3) / 2
+    log_ratio = np.log2(ratio)
+    bound = max(1.0, math.ceil(float(np.abs(log_ratio).max())))
+    levels = np.linspace(-bound, bound, 33)
+    figure = Figure(figsize=(5.4, 4.3), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    filled = axes.tricontourf(
+        x, y, log_ratio, levels=levels, cmap="RdBu_r", norm=colors.Normalize(-bound, bound)
+    )
+    if log_ratio.min() < 0 < log_ratio.max():
+        axes.tricontour(x, y, log_ratio, levels=[0.0], colors="black", linewidths=1.4)
+    corners = np.array([[0, 0], [1, 0], [0.5, math.sqrt(3) / 2]])
+    axes.fill(*corners.T, fill=False, edgecolor="#8a94a0", lw=1.1)
+    text: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "color": "#5a6675"}
+    for corner, label, offset in zip(corners, ("p₁", "p₂", "p₃"), ((-9, -7), (9, -7), (0, 9)), strict=True):
+        axes.annotate(label, corner, xytext=offset, **text)
+    bar = figure.colorbar(filled, ax=axes, shrink=0.86, pad=0.04)
+    bar.set_label("total variance of F(p̂) over that of p̂")
+    step = max(1, math.ceil(bound / 4))
+    bar.set_ticks([float(v) for v in np.arange(-(bound // step) * step, bound + 1, step)])
+    bar.ax.axhline(0, color="black", lw=1.4)  # the contour at 1
+    bar.ax.yaxis.set_major_formatter(
+        ticker.FuncFormatter(lambda v, _: f"{2**v:g}" if v >= 0 else f"1/{2**-v:g}")
+    )
+    axes.set_title(title, fontsize=11, color="#1c2430")
+    axes.set_aspect("equal")
+    axes.axis("off")
+    return figure
