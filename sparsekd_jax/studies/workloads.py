@@ -144,7 +144,7 @@ WORKLOADS = {
             "model": TRANSFORMER,
             "temperature": 2.0,
             "sparsity": 0.8,
-            "steps": 1000,
+            "steps": 800,
             "teacher_steps": 1500,
             "batch_size": 32,
             "learning_rate": 4e-3,

@@ -194,8 +194,13 @@ def path_of(
 class Trained(Protocol):
     """What `path_of_result` reads of a ``distill.Result``."""
 
-    history: list[dict[str, Any]]
-    path: list[Any]
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Rows with a stage and its sparsity."""
+
+    @property
+    def path(self) -> list[Any]:
+        """Parameters, one set a stage and the first."""
 
     def model(self, stage: int, *, pruned: bool = False) -> Callable[[Any], Array]:
         """The student after a stage, or just after its prune."""
@@ -271,7 +276,7 @@ def barrier(
     """The loss barrier between consecutive stages: ``max over t of ℓ((1 − t)w + t w')`` above the chord.
 
     Args:
-        loss: of parameters, a scalar; it is traced.
+        loss: of parameters, a scalar; traced, and compiled once for one function object.
         start: w, parameters before the stage.
         end: w', parameters after it, exact zeros where it pruned.
         points: values of t, at least 3.
@@ -300,14 +305,19 @@ def barrier(
     if masked:
         start = jax.tree.map(lambda a, b: jnp.where(b == 0, jnp.zeros_like(a), a), start, end)
 
-    def at(t: Array) -> Array:
-        return loss(jax.tree.map(lambda a, b: a + t.astype(a.dtype) * (b - a), start, end))
-
     shares = np.linspace(0.0, 1.0, points)
-    losses = np.asarray(jax.jit(lambda t: jax.lax.map(at, t))(jnp.asarray(shares)), np.float64)
+    losses = np.asarray(_losses_on_the_line(loss, start, end, jnp.asarray(shares)), np.float64)
     if not np.isfinite(losses).all():
         raise ValueError(f"loss is {losses[~np.isfinite(losses)][0]} on the line; it must be finite there")
     return Barrier(shares, losses)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _losses_on_the_line(loss: Callable[[PyTree], Array], start: PyTree, end: PyTree, shares: Array) -> Array:
+    def at(t: Array) -> Array:
+        return loss(jax.tree.map(lambda a, b: a + t.astype(a.dtype) * (b - a), start, end))
+
+    return jax.lax.map(at, shares)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
