@@ -109,8 +109,8 @@ def answer(
                     {_label(n): [r.path for r in _of(runs, hardest, n, "total")] for n in effort.stages}
                 ),
                 "Distance to the teacher and step lengths along the paths of one-shot and staged pruning.",
-                f"Pruned to {100 * hardest:g} % with {effort.steps} steps in all, {effort.seeds} seeds (pale) and "
-                "their means. Every prune leaves the path for a hollow point; its recovery leads back.",
+                f"Pruned to {100 * hardest:g} % with {effort.steps} steps in all, {effort.seeds} seeds "
+                "(pale) and their means. Every prune leaves the path for a hollow point; its recovery leads back.",
             ),
             Picture(
                 "prune-continuity",
@@ -212,7 +212,7 @@ def _moduli(teacher: nnx.Module, probes: jax.Array) -> dict[str, homotopy.Modulu
     def at(count: int, keep: float) -> jax.Array:
         return probs(jnp.int32(count), jnp.float32(keep))
 
-    grid: dict[str, int] = {"num_points": 8, "num_steps": 9}
+    grid: dict[str, Any] = {"num_points": 8, "num_steps": 9}
     up_to = 0.95
     return {
         "weights cut": homotopy.modulus_of_continuity(
@@ -225,7 +225,7 @@ def _moduli(teacher: nnx.Module, probes: jax.Array) -> dict[str, homotopy.Modulu
 
 
 def _magnitude_ranks(params: Any) -> tuple[Any, int]:
-    """The rank of every weight of the kernels among all of them, from the smallest; never reached elsewhere."""
+    """The rank of every weight of the kernels among all of them, from the smallest; elsewhere all of them."""
     leaves, structure = jax.tree.flatten(params)
     kernels = [np.abs(np.asarray(leaf)).ravel() for leaf in leaves if leaf.ndim >= 2]
     size = sum(kernel.size for kernel in kernels)
@@ -282,7 +282,7 @@ def _evidence(effort: Effort, compared: Sequence[dict[str, Any]]) -> list[Eviden
             Evidence(
                 "measurement",
                 f"stages beat one shot {words[budget]}",
-                f"of {len(here)} comparisons over {effort.seeds} paired seeds the accuracy is higher in {up}, "
+                f"of {len(here)} comparisons over {effort.seeds} paired seeds accuracy is higher in {up}, "
                 f"lower in {down} (95 % intervals off 0); the student ends nearer to its teacher in {near}, "
                 f"farther in {far}",
                 None if 0 < up < len(here) or not here else up == len(here),
@@ -298,8 +298,8 @@ def _continuity(modulus: dict[str, homotopy.Modulus]) -> list[Evidence]:
             "measurement",
             "the path of a magnitude prune is continuous in the sparsity",
             f"at the smallest step, h = {cut.steps[-1]:.1e}, cutting moves the function by "
-            f"{cut.smallest:.1e} and fading by {fade.smallest:.1e}; exponents over the grid {cut.exponent:.2f} and "
-            f"{fade.exponent:.2f}",
+            f"{cut.smallest:.1e} and fading by {fade.smallest:.1e}; exponents over the grid "
+            f"{cut.exponent:.2f} and {fade.exponent:.2f}",
             None,
         )
     ]
