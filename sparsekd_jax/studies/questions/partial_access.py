@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 QUESTION = "What guarantees remain when the teacher shows only its top k probabilities, or only sampled text?"
 STATEMENT = (
     "From N sampled labels the softened target is unbiased at every p exactly for affine operators, so for "
-    "the mixture; for power no unbiased estimator exists at any fixed N. From the top k the mixture is exact on "
-    "what was seen; entropy projections have no certified bound (theory.md section 6)."
+    "the mixture; for power no unbiased estimator exists at any fixed N. From the top k the mixture is exact "
+    "on what was seen; entropy projections have no certified bound (theory.md section 6)."
 )
 SOFTENERS = ("power", "mixture")
 
@@ -134,8 +134,8 @@ def _top_k() -> Evidence:
     return Evidence(
         "theorem",
         "from the top k the mixture is exact on every token that was seen",
-        f"three tails of one mass change its softened top 2 by {spread:.1e}, power's by {moved:.3f}, which is "
-        "why power needs bounds",
+        f"three tails of one mass change its softened top 2 by {spread:.1e}, power's by {moved:.3f}, which "
+        "is why power needs bounds",
         bool(spread < 1e-12 < moved),
     )
 

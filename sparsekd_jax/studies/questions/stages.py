@@ -110,7 +110,8 @@ def answer(
                 ),
                 "Distance to the teacher and step lengths along the paths of one-shot and staged pruning.",
                 f"Pruned to {100 * hardest:g} % with {effort.steps} steps in all, {effort.seeds} seeds "
-                "(pale) and their means. Every prune leaves the path for a hollow point; its recovery leads back.",
+                "(pale) and their means. Every prune leaves the path for a hollow point; its recovery leads "
+                "back.",
             ),
             Picture(
                 "prune-continuity",
