@@ -1,0 +1,32 @@
+"""The table of claims in docs/theory.md names functions and tests that exist."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from sparsekd_jax import theory
+
+ROOT = Path(__file__).parents[1]
+LINES = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8").splitlines()
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in LINES
+    if line.startswith("| ") and "`" in line
+]
+
+
+def test_the_table_is_read():
+    assert len(ROWS) > 15
+    assert {row[1] for row in ROWS} == {"T", "C", "M"}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:40])
+def test_function_and_test_exist(row):
+    _, _, function, test, stands = row
+    room, name = function.strip("`").split(".")
+    assert callable(getattr(getattr(theory, room), name))
+    module, _, case = test.strip("`").partition("::")
+    found = importlib.import_module(f"tests.theory.{module}")
+    assert not case or callable(getattr(found, case))
+    assert stands
