@@ -180,6 +180,14 @@ def test_the_path_of_a_run(result):
             homotopy.figure({"x": [found, other]})
 
 
+def convex(p):
+    return jnp.sum((p["w"] - 1) ** 2) + p["b"] ** 2
+
+
+def concave(p):
+    return -(p["b"] ** 2)
+
+
 # -- weight space -------------------------------------------------------------------------------------------
 
 
@@ -189,11 +197,9 @@ def test_the_path_of_a_run(result):
 )
 def test_a_convex_loss_has_no_barrier(a, b):
     tree = {"w": jnp.array(a), "b": jnp.array(1.0)}, {"w": jnp.array(b), "b": jnp.array(-1.0)}
-    found = homotopy.barrier(lambda p: jnp.sum((p["w"] - 1) ** 2) + p["b"] ** 2, *tree, points=9)
-    assert found.height <= 1e-12
-    # The twin: minus the loss is concave, and is above its chord wherever the ends differ.
-    twin = homotopy.barrier(lambda p: -(p["b"] ** 2), *tree, points=9)
-    assert twin.height == pytest.approx(1.0)
+    assert homotopy.barrier(convex, *tree, points=9).height <= 1e-12
+    # The twin: minus a convex loss is above its chord wherever the ends differ.
+    assert homotopy.barrier(concave, *tree, points=9).height == pytest.approx(1.0)
 
 
 def test_the_barrier_of_a_double_well():
@@ -238,9 +244,13 @@ def test_a_prune_that_fades_is_lipschitz_and_one_that_cuts_jumps():
         z = inputs @ w
         return jax.nn.softmax(jnp.concatenate([z, jnp.zeros_like(z)], axis=-1))
 
-    def cut(s):
-        masks = sparsity.global_masks({"w": jnp.abs(weights)}, s)
-        return probs(jnp.where(masks["w"], weights, 0.0))
+    @jax.jit
+    def first_kept(count):
+        return probs(jnp.where(jnp.arange(100)[:, None] < count, weights, 0.0))
+
+    def cut(s):  # which of equal weights go does not matter
+        kept = sparsity.count_to_drop(s, 100)
+        return first_kept(100 - kept)
 
     fading = homotopy.modulus_of_continuity(lambda s: probs((1 - s) * weights), num_points=5)
     cutting = homotopy.modulus_of_continuity(cut, num_points=5)
