@@ -119,9 +119,8 @@ def multinomial_covariance(p: Float[Array, "*batch K"], n: float | Array) -> Flo
     >>> multinomial_covariance(jnp.array([0.5, 0.5]), 1).tolist()
     [[0.25, -0.25], [-0.25, 0.25]]
     """
-    columns = jnp.swapaxes(p[..., None], -1, -2)
-    eye = jnp.eye(p.shape[-1], dtype=p.dtype)
-    return (p[..., None] * (eye - columns)) / n
+    eye = jnp.broadcast_to(jnp.eye(p.shape[-1], dtype=p.dtype), (*p.shape, p.shape[-1]))
+    return p[..., None] * (eye - p[..., None, :]) / n
 
 
 def variance_amplification(
