@@ -22,6 +22,9 @@ from sparsekd_jax.theory.intervals import Estimate, Spread, one_way, two_way, wi
 Examples = Literal["random", "fixed"]
 Verdict = Literal["sparse wins", "dense wins", "undecided"]
 
+ROUNDING = 1e-12
+"""An advantage below this is the rounding of equal risks, not a reason to prefer either student."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Decomposition:
@@ -120,9 +123,9 @@ class Comparison:
         """Which student has the lower risk, where the interval of the advantage excludes 0."""
         if self.advantage.low is None or self.advantage.high is None:
             return "undecided"
-        if self.advantage.low > 0:
+        if self.advantage.low > ROUNDING:
             return "sparse wins"
-        return "dense wins" if self.advantage.high < 0 else "undecided"
+        return "dense wins" if self.advantage.high < -ROUNDING else "undecided"
 
     def __str__(self) -> str:
         return (

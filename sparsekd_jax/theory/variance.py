@@ -7,6 +7,7 @@ the mixture; the power transform stretches near the boundary.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from typing import TYPE_CHECKING, Any, Literal
@@ -119,9 +120,8 @@ def multinomial_covariance(p: Float[Array, "*batch K"], n: float | Array) -> Flo
     >>> multinomial_covariance(jnp.array([0.5, 0.5]), 1).tolist()
     [[0.25, -0.25], [-0.25, 0.25]]
     """
-    columns = jnp.swapaxes(p[..., None], -1, -2)
-    eye = jnp.eye(p.shape[-1], dtype=p.dtype)
-    return (p[..., None] * (eye - columns)) / n
+    eye = jnp.broadcast_to(jnp.eye(p.shape[-1], dtype=p.dtype), (*p.shape, p.shape[-1]))
+    return p[..., None] * (eye - p[..., None, :]) / n
 
 
 def variance_amplification(
@@ -242,14 +242,18 @@ def _delta(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarr
     return np.einsum("...ij,...j->...i", (slopes - mean[..., None]) ** 2, rows)
 
 
+@functools.partial(jax.jit, static_argnums=3)
+def _counts(key: Array, p: Array, n: Array, draws: int) -> Array:
+    return jax.random.multinomial(key, n, jnp.broadcast_to(p, (draws, p.shape[0])))
+
+
 def _monte_carlo(
     operator: Operator, p: np.ndarray, temperature: float, n: int, key: Array | None, draws: int
 ) -> ClassVariances:
     if key is None:
         raise ValueError("the Monte Carlo method draws: give key=jax.random.key(seed)")
     with jax.enable_x64(True):
-        probs = jnp.broadcast_to(jnp.asarray(p), (draws, p.shape[0]))
-        counts = np.asarray(jax.random.multinomial(key, float(n), probs))
+        counts = np.asarray(_counts(key, jnp.asarray(p), jnp.asarray(float(n)), draws))
     gaps = soften(operator, counts / n, temperature)
     gaps = gaps - gaps.mean(axis=0)
     unbiased = draws / (draws - 1)

@@ -1,0 +1,392 @@
+"""The decompositions against plain loops, exact students, and their own theorems."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special
+
+from sparsekd_jax import theory
+from sparsekd_jax.theory import ridge
+from tests.theory import testbed
+
+LOSSES = ("brier", "kl")
+
+
+def distributions(seed, *shape, spread=1.0):
+    """Interior rows, more or less concentrated."""
+    return special.softmax(spread * np.random.default_rng(seed).normal(size=shape), axis=-1)
+
+
+def kl(p, q):
+    return special.rel_entr(p, q).sum(-1)
+
+
+def plug_in(probs, truth, loss):
+    """Bias², variance and risk with the members as the whole population, by the definitions: [n] each."""
+    if loss == "brier":
+        centre = probs.mean(axis=0)
+        distance = ((centre - truth) ** 2).sum(-1)
+        return distance, ((probs - centre) ** 2).sum(-1).mean(0), ((probs - truth) ** 2).sum(-1).mean(0)
+    centre = special.softmax(np.log(probs).mean(axis=0), axis=-1)
+    return kl(truth, centre), kl(centre, probs).mean(0), kl(truth, probs).mean(0)
+
+
+def corrected(probs, truth, loss):
+    m = len(probs)
+    bias, variance, risk = plug_in(probs, truth, loss)
+    return bias - variance / (m - 1), m / (m - 1) * variance, risk
+
+
+seeds, spreads = st.integers(0, 10**6), st.floats(0.01, 6)
+sizes = st.sampled_from([(2, 2, 3), (3, 1, 2), (6, 3, 4)])  # few, as each is a compilation
+
+
+# -- the theorems ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@given(sizes, seeds, spreads)
+def test_risk_is_bias_plus_variance(loss, size, seed, spread):
+    m, n, k = size
+    probs, truth = distributions(seed, m, n, k, spread=spread), distributions(seed + 1, n, k, spread=spread)
+    result = theory.decompose(probs, truth=truth, loss=loss, examples="fixed")
+    bias, variance, risk = (x.mean() for x in plug_in(probs, truth, loss))
+    tight = {"rel": 1e-9, "abs": 1e-13}
+    assert result.risk.value == pytest.approx(risk, **tight)
+    assert result.plug_in_variance == pytest.approx(variance, **tight)
+    assert result.plug_in_bias_squared == pytest.approx(bias, **tight)  # risk − variance: the identity
+    assert result.bias_squared.value + result.variance.value == pytest.approx(result.risk.value, rel=1e-12)
+
+
+def test_the_identities_fail_with_the_other_centre():
+    """Broken twins: the arithmetic mean for KL, the geometric mean for Brier."""
+    probs, truth = distributions(0, 4, 3, 3), distributions(1, 3, 3)
+    mean, geometric = probs.mean(axis=0), special.softmax(np.log(probs).mean(axis=0), axis=-1)
+    risk = kl(truth, probs).mean(0)
+    assert np.abs(kl(truth, mean) + kl(mean, probs).mean(0) - risk).max() > 0.01
+    terms = ((geometric - truth) ** 2).sum(-1) + ((probs - geometric) ** 2).sum(-1).mean(0)
+    assert np.abs(terms - ((probs - truth) ** 2).sum(-1).mean(0)).max() > 0.01
+
+
+def expected_over_ensembles(population, truth, m, value):
+    """Mean of a statistic over all ensembles of m members drawn with replacement from a finite population."""
+    index = np.stack(np.meshgrid(*[np.arange(len(population))] * m), axis=-1).reshape(-1, m)
+    return np.mean([value(population[i], truth) for i in index], axis=0)
+
+
+@given(st.integers(2, 3), st.integers(2, 4), seeds, spreads)
+def test_the_corrected_brier_terms_are_unbiased(m, size, seed, spread):
+    population, truth = distributions(seed, size, 1, 3, spread=spread), distributions(seed + 1, 1, 3)
+    true_bias, true_variance, _ = plug_in(population, truth, "brier")
+
+    def ours(probs, p):
+        result = theory.decompose(probs, truth=p, examples="fixed")
+        return result.bias_squared.value, result.variance.value
+
+    bias, variance = expected_over_ensembles(population, truth, m, ours)
+    assert bias == pytest.approx(true_bias[0], abs=1e-12)
+    assert variance == pytest.approx(true_variance[0], abs=1e-12)
+    # Broken twin: the plug-in terms, biased by Var/m in opposite directions.
+    twin_bias, twin_variance, _ = expected_over_ensembles(
+        population, truth, m, lambda probs, p: plug_in(probs, p, "brier")
+    )
+    np.testing.assert_allclose(twin_bias - true_bias, true_variance / m, atol=1e-12)
+    np.testing.assert_allclose(true_variance - twin_variance, true_variance / m, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("against", ["truth", "labels"])
+@given(sizes, seeds, spreads)
+def test_the_advantage_is_the_gain_less_the_cost_and_the_difference_of_risks(
+    loss, against, size, seed, spread
+):
+    m, n, k = size[0], max(size[1], 2), size[2]
+    sparse, dense = distributions(seed, 2, m, n, k, spread=spread)
+    truth = distributions(seed + 1, n, k)
+    labels = np.random.default_rng(seed).integers(0, k, n)
+    given_reference = {"truth": truth} if against == "truth" else {"labels": labels}
+    result = theory.compare(sparse, dense, loss=loss, **given_reference)
+    reference = truth if against == "truth" else np.eye(k)[labels]
+    (bias_s, var_s, risk_s), (bias_d, var_d, risk_d) = (
+        corrected(q, reference, loss) for q in (sparse, dense)
+    )
+    tight = {"rel": 1e-9, "abs": 1e-12}
+    assert result.advantage.value == pytest.approx((risk_d - risk_s).mean(), **tight)
+    assert result.delta_variance.value == pytest.approx((var_d - var_s).mean(), **tight)
+    assert result.delta_bias_squared.value == pytest.approx((bias_s - bias_d).mean(), **tight)
+    gain, cost = result.delta_variance.value, result.delta_bias_squared.value
+    assert gain - cost == pytest.approx(result.advantage.value, **tight)
+    # Broken twin: Bias²_dense − Bias²_sparse as the cost.
+    if abs(cost) > 1e-6:
+        assert gain + cost != pytest.approx(result.advantage.value, rel=1e-9, abs=1e-9)
+
+
+# -- against plain loops and exact students --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_intervals_are_those_of_ensembles_with_a_member_left_out(loss):
+    sparse, dense = distributions(5, 2, 5, 12, 4)
+    truth = distributions(6, 12, 4)
+
+    def advantage(keep):
+        pairs = [corrected(q[keep], truth, loss) for q in (sparse, dense)]
+        (bias_s, var_s, risk_s), (bias_d, var_d, risk_d) = pairs
+        return {
+            "delta_variance": var_d - var_s,
+            "delta_bias_squared": bias_s - bias_d,
+            "advantage": risk_d - risk_s,
+        }
+
+    full = advantage(np.arange(5))
+    left_out = [advantage(np.delete(np.arange(5), i)) for i in range(5)]
+    for examples in ("random", "fixed"):
+        result = theory.compare(sparse, dense, truth=truth, loss=loss, examples=examples, level=0.9)
+        for name, whole in full.items():
+            without = np.array([row[name] for row in left_out])
+            if examples == "random":
+                want = theory.intervals.two_way_jackknife_t(whole, without, level=0.9)
+            else:
+                want = theory.intervals.jackknife_t(whole.mean(), without.mean(axis=1), level=0.9)
+            ours = getattr(result, name)
+            assert (ours.value, ours.low, ours.high) == pytest.approx(
+                (want.value, want.low, want.high), rel=1e-8
+            )
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_maps_add_up_to_the_terms(loss):
+    probs, truth = distributions(2, 4, 7, 3), distributions(3, 7, 3)
+    result = theory.decompose(probs, truth=truth, loss=loss)
+    bias, variance, _ = corrected(probs, truth, loss)
+    np.testing.assert_allclose(result.variance_per_example, variance, rtol=1e-10)
+    np.testing.assert_allclose(result.bias_squared_per_example, bias, rtol=1e-10, atol=1e-14)
+    assert result.variance_per_class.sum() == pytest.approx(result.variance.value)
+    assert result.bias_squared_per_class.sum() == pytest.approx(result.bias_squared.value)
+    if loss == "brier":
+        np.testing.assert_allclose(result.variance_map, probs.var(axis=0, ddof=1), rtol=1e-12)
+
+
+def test_a_truth_with_zeros_has_a_finite_divergence():
+    probs, truth = distributions(2, 4, 2, 3), np.array([[1.0, 0, 0], [0, 0.5, 0.5]])
+    result = theory.decompose(probs, truth=truth, loss="kl")
+    bias, _, risk = corrected(probs, truth, "kl")
+    assert result.risk.value == pytest.approx(risk.mean())
+    np.testing.assert_allclose(result.bias_squared_per_example, bias, rtol=1e-10)
+
+
+def ridge_case(signal=0.1):
+    """Interior p*: with small Gaussian noise along the simplex ridge predictions are distributions."""
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(size=(40, 4)), rng.normal(size=(25, 4))
+    weights = signal * rng.normal(size=(4, 3))
+    p, truth = (
+        special.softmax(x @ weights + signal / 2 * np.sin(3 * x[:, :3]), axis=-1) for x in (train, test)
+    )
+    return tuple(jnp.asarray(x) for x in (train, test, p, truth))
+
+
+def test_the_estimator_meets_the_exact_ridge_student(x64):
+    train, test, p, truth = ridge_case()
+    scale, m = 0.04, 3000
+    covariance = jnp.broadcast_to(scale**2 * (jnp.eye(3) - 1 / 3), (40, 3, 3))
+    targets = ridge.gaussian_targets(jax.random.key(0), p, m, scale)
+    # The sparse student sees two of the four features, and more penalty.
+    dense = ridge.ridge(train, test, 0.01)
+    sparse = ridge.ridge(train[:, :2], test[:, :2], 0.1)
+    (exact_d, exact_s) = (student.exact(p, covariance, truth) for student in (dense, sparse))
+    result = theory.decompose(dense.predict(targets), truth=truth, examples="fixed")
+    for name in ("bias_squared", "variance", "risk"):
+        estimate, exact = getattr(result, name), float(getattr(exact_d, name).mean())
+        assert estimate.value == pytest.approx(exact, rel=0.03)
+        assert estimate.low - 1e-5 <= exact <= estimate.high + 1e-5, name
+    np.testing.assert_allclose(result.variance_per_example, exact_d.variance, rtol=0.15)
+    pair = theory.compare(sparse.predict(targets), dense.predict(targets), truth=truth, examples="fixed")
+    gain = float((exact_d.variance - exact_s.variance).mean())
+    cost = float((exact_s.bias_squared - exact_d.bias_squared).mean())
+    assert pair.delta_variance.low <= gain <= pair.delta_variance.high
+    assert pair.delta_bias_squared.low <= cost <= pair.delta_bias_squared.high
+    assert pair.verdict == ("sparse wins" if gain > cost else "dense wins")
+
+
+def test_kernel_ridge_is_ridge_in_its_dual(x64):
+    train, test, p, _ = ridge_case()
+    primal = ridge.ridge(train, test, 0.1, intercept=False)
+    dual = ridge.kernel_ridge(train @ train.T, test @ train.T, 0.1)
+    np.testing.assert_allclose(primal.smoother, dual.smoother, atol=1e-12)
+    # … and least squares with a penalty, by rows added to the data.
+    rows = np.vstack([train, np.sqrt(40 * 0.1) * np.eye(4)])
+    weights = np.linalg.lstsq(rows, np.vstack([p, np.zeros((4, 3))]))[0]
+    np.testing.assert_allclose(primal.predict(p), test @ weights, atol=1e-12)
+    centred = ridge.ridge(train, test, 0.1)
+    np.testing.assert_allclose(centred.smoother.sum(axis=1), 1, atol=1e-12)
+
+
+def test_lower_variance_in_a_sparse_student_wins_or_loses_by_the_noise(x64):
+    """Both verdicts, and 'undecided' between them: the same students with more and less noise."""
+    train, test, p, truth = ridge_case(0.03)
+    dense, sparse = ridge.ridge(train, test, 0.001), ridge.ridge(train, test, 1.0)
+    verdicts = []
+    for scale in (0.002, 0.03, 0.08):
+        targets = ridge.gaussian_targets(jax.random.key(1), p, 10, scale)
+        pair = theory.compare(sparse.predict(targets), dense.predict(targets), truth=truth)
+        verdicts.append(pair.verdict)
+        assert str(pair).startswith(pair.verdict)
+    assert verdicts == ["dense wins", "undecided", "sparse wins"]
+
+
+def logit_normal_members(key, count, m, scale):
+    """Students of two classes whose log-odds are N(1, scale²): [count, m, 1, 2]."""
+    odds = 1 + scale * jax.random.normal(key, (count, m, 1))
+    return jax.nn.softmax(jnp.stack([odds, jnp.zeros_like(odds)], axis=-1), axis=-1)
+
+
+def test_the_kl_variance_is_biased_low_and_the_factor_mends_most_of_it(x64):
+    """Theory.md: m = 3 gives .119 where the truth is .183. Here the truth is by Gauss–Hermite quadrature."""
+    scale = 1.5
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    q = special.softmax(np.stack([1 + scale * nodes, np.zeros(80)], axis=-1), axis=-1)
+    mean_log = (weights / weights.sum()) @ np.log(q)
+    true = -special.logsumexp(mean_log)
+    members = np.asarray(logit_normal_members(jax.random.key(0), 4000, 3, scale))
+    # Ensembles side by side as examples: members [3, 4000, 2].
+    result = theory.decompose(np.moveaxis(members[:, :, 0], 0, 1), truth=np.full((4000, 2), 0.5), loss="kl")
+    low, mended = result.plug_in_variance, result.variance.value
+    assert low < 0.7 * true
+    assert abs(mended - true) < 0.25 * (true - low)
+
+
+# -- labels ----------------------------------------------------------------------------------------------
+
+
+def test_labels_identify_the_difference_of_biases_and_not_the_bias(x64):
+    """Theory.md: truth .0016, labels .344. The noise of the labels is two hundred times the bias here."""
+    x, labels, dense, sparse = (np.asarray(a) for a in testbed.draw(jax.random.key(0), 20, 2000))
+    truth = np.asarray(testbed.truth_at(jnp.asarray(x)))
+    by_truth = theory.decompose(dense, truth=truth)
+    by_labels = theory.decompose(dense, labels=labels)
+    assert by_labels.bias_squared is by_labels.bias_squared_map is by_labels.plug_in_bias_squared is None
+    assert by_labels.bias_squared_per_example is by_labels.bias_squared_per_class is None
+    assert by_labels.variance.value == by_truth.variance.value
+    assert by_labels.risk.value - by_labels.variance.value > 100 * by_truth.bias_squared.value
+    assert "not identified" in str(by_labels)
+    with_truth = theory.compare(sparse, dense, truth=truth)
+    with_labels = theory.compare(sparse, dense, labels=labels)
+    assert with_labels.delta_bias_squared.low <= testbed.population()["delta_bias_squared"]
+    assert with_labels.delta_bias_squared.high >= testbed.population()["delta_bias_squared"]
+    assert with_labels.delta_bias_squared.value == pytest.approx(
+        with_truth.delta_bias_squared.value, abs=0.01
+    )
+    assert with_labels.delta_variance.value == with_truth.delta_variance.value
+    assert with_labels.delta_bias_squared_per_example.shape == (2000,)
+    score = ((dense - np.eye(3)[labels]) ** 2).sum(-1).mean()
+    assert by_labels.risk.value == pytest.approx(score)
+    nll = theory.decompose(dense + 0.0, labels=labels, loss="kl").risk.value
+    assert nll == pytest.approx(-np.log(np.take_along_axis(dense, labels[None, :, None], -1)).mean())
+
+
+# -- coverage --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("against", ["truth", "labels"])
+@pytest.mark.parametrize(("m", "widest"), [(5, 0.075), (10, 0.06), (20, 0.05)])
+def test_intervals_cover(m, widest, against, x64, record_property):
+    """95 % intervals cover at least .92 of 600 repetitions; the median width of the advantage is bounded."""
+    spreads = testbed.repetitions(m, 100, 600)
+    names = testbed.STATISTICS + (testbed.SINGLE if against == "truth" else ())
+    found = testbed.coverage(spreads, "two_way", against, names)
+    for name, (covered, width) in found.items():
+        record_property(name, f"covers {covered:.3f}, median width {width:.4f}")
+        assert covered >= 0.92, (name, covered, width)
+    assert found["advantage"][1] < widest
+    # Broken twin: an interval that divides by the wrong n.
+    broken = testbed.coverage(spreads, "wrong_count", against)
+    assert max(covered for covered, _ in broken.values()) < 0.85
+
+
+def test_members_alone_forget_that_the_test_set_is_a_sample(x64):
+    """Theory.md: at m = 50 with 450 labels students alone cover .81, two-way .96."""
+    spreads = testbed.repetitions(50, 450, 500)
+    two_way = testbed.coverage(spreads, "two_way", "labels")
+    alone = testbed.coverage(spreads, "members_only", "labels")
+    assert min(covered for covered, _ in two_way.values()) >= 0.92
+    assert alone["advantage"][0] < 0.82
+    assert alone["delta_bias_squared"][0] < 0.7
+
+
+# -- refusals and edges ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_two_members_have_values_and_no_intervals(loss):
+    probs, truth = distributions(0, 2, 5, 3), distributions(1, 5, 3)
+    result = theory.decompose(probs, truth=truth, loss=loss)
+    assert result.variance.low is result.variance.high is None
+    pair = theory.compare(probs, probs[::-1].copy(), truth=truth, loss=loss)
+    assert pair.verdict == "undecided"
+
+
+def test_a_student_against_itself_is_undecided():
+    probs = distributions(0, 4, 5, 3)
+    pair = theory.compare(probs, probs, labels=np.zeros(5, np.int64))
+    assert (pair.advantage.low, pair.advantage.high) == pytest.approx((0, 0), abs=1e-15)
+    assert pair.verdict == "undecided"  # even where rounding puts both bounds on one side of 0
+
+
+def test_probabilities_of_any_dtype_are_read_in_float64():
+    probs, truth = distributions(0, 4, 5, 3), distributions(1, 5, 3)
+    wide = theory.decompose(probs, truth=truth, loss="kl")
+    narrow = theory.decompose(probs.astype(np.float32), truth=jnp.asarray(truth, jnp.float32), loss="kl")
+    assert narrow.variance.value == pytest.approx(wide.variance.value, rel=1e-5)
+    assert isinstance(narrow.variance_map, np.ndarray)
+    assert narrow.variance_map.dtype == np.float64
+
+
+UNIFORM, LABELS = np.full((3, 4, 2), 0.5), np.zeros(4, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: theory.decompose(UNIFORM[:1], labels=LABELS), "one member.*retrain on at least 2"),
+        (lambda: theory.decompose(UNIFORM[0], labels=LABELS), r"probs has shape \(4, 2\)"),
+        (lambda: theory.decompose(UNIFORM[:, :0], labels=LABELS[:0]), r"probs has shape \(3, 0, 2\)"),
+        (lambda: theory.decompose(UNIFORM * 2, labels=LABELS), r"probs, row \(0, 0\): sums to 2"),
+        (lambda: theory.decompose(UNIFORM), "either truth"),
+        (lambda: theory.decompose(UNIFORM, truth=UNIFORM[0], labels=LABELS), "either truth"),
+        (lambda: theory.decompose(UNIFORM, truth=UNIFORM), "truth has shape"),
+        (lambda: theory.decompose(UNIFORM, truth=UNIFORM[0] * 2), "truth, row 0: sums to 2"),
+        (lambda: theory.decompose(UNIFORM, labels=LABELS[:2]), r"labels has shape \(2,\)"),
+        (lambda: theory.decompose(UNIFORM, labels=np.array([0, 0, 2, 0])), r"labels, row 2: is 2, outside"),
+        (lambda: theory.decompose(UNIFORM, labels=LABELS - 1), "row 0: is -1"),
+        (lambda: theory.decompose(UNIFORM, labels=LABELS, examples="fixed"), "labels are a sample"),
+        (lambda: theory.decompose(UNIFORM[:, :1], labels=LABELS[:1]), "one example has no interval"),
+        (lambda: theory.decompose(UNIFORM, labels=LABELS, loss="mse"), "'brier' or 'kl'"),
+        (lambda: theory.decompose(UNIFORM, labels=LABELS, examples="some"), "'random' or 'fixed'"),
+        (lambda: theory.decompose(UNIFORM, labels=LABELS, level=95), "level"),
+        (lambda: theory.compare(UNIFORM, UNIFORM[:2], labels=LABELS), "member i of both is one resample"),
+    ],
+)
+def test_refusals_name_the_argument_and_the_remedy(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_labels_are_integers():
+    with pytest.raises(TypeError, match="labels has dtype float64"):
+        theory.decompose(UNIFORM, labels=LABELS.astype(float))
+
+
+@pytest.mark.parametrize("zero", [0.0, 1e-310], ids=["zero", "subnormal"])
+def test_students_without_a_common_support_have_no_geometric_mean(zero):
+    """Theory.md: (1, 0) and (0, 1) have no q̄."""
+    probs = UNIFORM.copy()
+    probs[1, 2], probs[2, 2] = (zero, 1.0 - zero), (1.0 - zero, zero)
+    with pytest.raises(ValueError, match=r"member 1 gives class 0 of example 2 probability 0.*loss='brier'"):
+        theory.decompose(probs, labels=LABELS, loss="kl")
+    with pytest.raises(ValueError, match="dense, row"):
+        theory.compare(UNIFORM, probs, labels=LABELS, loss="kl")
+    assert theory.decompose(probs, labels=LABELS).variance.value > 0
