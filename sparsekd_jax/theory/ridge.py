@@ -65,7 +65,7 @@ class LinearStudent:
 
         Reference: theory.md section 3, Cov = S·Cov F(p̂)·Sᵀ.
 
-        >>> from sparsekd_jax.theory import multinomial_covariance
+        >>> from sparsekd_jax.theory.variance import multinomial_covariance
         >>> student = LinearStudent(jnp.array([[0.5, 0.5]]))
         >>> p = jnp.array([[0.5, 0.5], [0.9, 0.1]])
         >>> terms = student.exact(p, multinomial_covariance(p, 1), jnp.array([[0.9, 0.1]]))

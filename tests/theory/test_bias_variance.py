@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from sparsekd_jax import theory
-from sparsekd_jax.theory import ridge
+from sparsekd_jax.theory import intervals, ridge
+from sparsekd_jax.theory.bias_variance import compare, decompose
 from tests.theory import testbed
 
 LOSSES = ("brier", "kl")
@@ -52,7 +52,7 @@ sizes = st.sampled_from([(2, 2, 3), (3, 1, 2), (6, 3, 4)])  # few, as each is a 
 def test_risk_is_bias_plus_variance(loss, size, seed, spread):
     m, n, k = size
     probs, truth = distributions(seed, m, n, k, spread=spread), distributions(seed + 1, n, k, spread=spread)
-    result = theory.decompose(probs, truth=truth, loss=loss, examples="fixed")
+    result = decompose(probs, truth=truth, loss=loss, examples="fixed")
     bias, variance, risk = (x.mean() for x in plug_in(probs, truth, loss))
     tight = {"rel": 1e-9, "abs": 1e-13}
     assert result.risk.value == pytest.approx(risk, **tight)
@@ -83,7 +83,7 @@ def test_the_corrected_brier_terms_are_unbiased(m, size, seed, spread):
     true_bias, true_variance, _ = plug_in(population, truth, "brier")
 
     def ours(probs, p):
-        result = theory.decompose(probs, truth=p, examples="fixed")
+        result = decompose(probs, truth=p, examples="fixed")
         return result.bias_squared.value, result.variance.value
 
     bias, variance = expected_over_ensembles(population, truth, m, ours)
@@ -108,7 +108,7 @@ def test_the_advantage_is_the_gain_less_the_cost_and_the_difference_of_risks(
     truth = distributions(seed + 1, n, k)
     labels = np.random.default_rng(seed).integers(0, k, n)
     given_reference = {"truth": truth} if against == "truth" else {"labels": labels}
-    result = theory.compare(sparse, dense, loss=loss, **given_reference)
+    result = compare(sparse, dense, loss=loss, **given_reference)
     reference = truth if against == "truth" else np.eye(k)[labels]
     (bias_s, var_s, risk_s), (bias_d, var_d, risk_d) = (
         corrected(q, reference, loss) for q in (sparse, dense)
@@ -144,13 +144,13 @@ def test_intervals_are_those_of_ensembles_with_a_member_left_out(loss):
     full = advantage(np.arange(5))
     left_out = [advantage(np.delete(np.arange(5), i)) for i in range(5)]
     for examples in ("random", "fixed"):
-        result = theory.compare(sparse, dense, truth=truth, loss=loss, examples=examples, level=0.9)
+        result = compare(sparse, dense, truth=truth, loss=loss, examples=examples, level=0.9)
         for name, whole in full.items():
             without = np.array([row[name] for row in left_out])
             if examples == "random":
-                want = theory.intervals.two_way_jackknife_t(whole, without, level=0.9)
+                want = intervals.two_way_jackknife_t(whole, without, level=0.9)
             else:
-                want = theory.intervals.jackknife_t(whole.mean(), without.mean(axis=1), level=0.9)
+                want = intervals.jackknife_t(whole.mean(), without.mean(axis=1), level=0.9)
             ours = getattr(result, name)
             assert (ours.value, ours.low, ours.high) == pytest.approx(
                 (want.value, want.low, want.high), rel=1e-8
@@ -160,7 +160,7 @@ def test_intervals_are_those_of_ensembles_with_a_member_left_out(loss):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_maps_add_up_to_the_terms(loss):
     probs, truth = distributions(2, 4, 7, 3), distributions(3, 7, 3)
-    result = theory.decompose(probs, truth=truth, loss=loss)
+    result = decompose(probs, truth=truth, loss=loss)
     bias, variance, _ = corrected(probs, truth, loss)
     np.testing.assert_allclose(result.variance_per_example, variance, rtol=1e-10)
     np.testing.assert_allclose(result.bias_squared_per_example, bias, rtol=1e-10, atol=1e-14)
@@ -172,7 +172,7 @@ def test_maps_add_up_to_the_terms(loss):
 
 def test_a_truth_with_zeros_has_a_finite_divergence():
     probs, truth = distributions(2, 4, 2, 3), np.array([[1.0, 0, 0], [0, 0.5, 0.5]])
-    result = theory.decompose(probs, truth=truth, loss="kl")
+    result = decompose(probs, truth=truth, loss="kl")
     bias, _, risk = corrected(probs, truth, "kl")
     assert result.risk.value == pytest.approx(risk.mean())
     np.testing.assert_allclose(result.bias_squared_per_example, bias, rtol=1e-10)
@@ -198,13 +198,13 @@ def test_the_estimator_meets_the_exact_ridge_student(x64):
     dense = ridge.ridge(train, test, 0.01)
     sparse = ridge.ridge(train[:, :2], test[:, :2], 0.1)
     (exact_d, exact_s) = (student.exact(p, covariance, truth) for student in (dense, sparse))
-    result = theory.decompose(dense.predict(targets), truth=truth, examples="fixed")
+    result = decompose(dense.predict(targets), truth=truth, examples="fixed")
     for name in ("bias_squared", "variance", "risk"):
         estimate, exact = getattr(result, name), float(getattr(exact_d, name).mean())
         assert estimate.value == pytest.approx(exact, rel=0.03)
         assert estimate.low - 1e-5 <= exact <= estimate.high + 1e-5, name
     np.testing.assert_allclose(result.variance_per_example, exact_d.variance, rtol=0.15)
-    pair = theory.compare(sparse.predict(targets), dense.predict(targets), truth=truth, examples="fixed")
+    pair = compare(sparse.predict(targets), dense.predict(targets), truth=truth, examples="fixed")
     gain = float((exact_d.variance - exact_s.variance).mean())
     cost = float((exact_s.bias_squared - exact_d.bias_squared).mean())
     assert pair.delta_variance.low <= gain <= pair.delta_variance.high
@@ -232,7 +232,7 @@ def test_lower_variance_in_a_sparse_student_wins_or_loses_by_the_noise(x64):
     verdicts = []
     for scale in (0.002, 0.03, 0.08):
         targets = ridge.gaussian_targets(jax.random.key(1), p, 10, scale)
-        pair = theory.compare(sparse.predict(targets), dense.predict(targets), truth=truth)
+        pair = compare(sparse.predict(targets), dense.predict(targets), truth=truth)
         verdicts.append(pair.verdict)
         assert str(pair).startswith(pair.verdict)
     assert verdicts == ["dense wins", "undecided", "sparse wins"]
@@ -253,7 +253,7 @@ def test_the_kl_variance_is_biased_low_and_the_factor_mends_most_of_it(x64):
     true = -special.logsumexp(mean_log)
     members = np.asarray(logit_normal_members(jax.random.key(0), 4000, 3, scale))
     # Ensembles side by side as examples: members [3, 4000, 2].
-    result = theory.decompose(np.moveaxis(members[:, :, 0], 0, 1), truth=np.full((4000, 2), 0.5), loss="kl")
+    result = decompose(np.moveaxis(members[:, :, 0], 0, 1), truth=np.full((4000, 2), 0.5), loss="kl")
     low, mended = result.plug_in_variance, result.variance.value
     assert low < 0.7 * true
     assert abs(mended - true) < 0.25 * (true - low)
@@ -266,15 +266,15 @@ def test_labels_identify_the_difference_of_biases_and_not_the_bias(x64):
     """Theory.md: truth .0016, labels .344. The noise of the labels is two hundred times the bias here."""
     x, labels, dense, sparse = (np.asarray(a) for a in testbed.draw(jax.random.key(0), 20, 2000))
     truth = np.asarray(testbed.truth_at(jnp.asarray(x)))
-    by_truth = theory.decompose(dense, truth=truth)
-    by_labels = theory.decompose(dense, labels=labels)
+    by_truth = decompose(dense, truth=truth)
+    by_labels = decompose(dense, labels=labels)
     assert by_labels.bias_squared is by_labels.bias_squared_map is by_labels.plug_in_bias_squared is None
     assert by_labels.bias_squared_per_example is by_labels.bias_squared_per_class is None
     assert by_labels.variance.value == by_truth.variance.value
     assert by_labels.risk.value - by_labels.variance.value > 100 * by_truth.bias_squared.value
     assert "not identified" in str(by_labels)
-    with_truth = theory.compare(sparse, dense, truth=truth)
-    with_labels = theory.compare(sparse, dense, labels=labels)
+    with_truth = compare(sparse, dense, truth=truth)
+    with_labels = compare(sparse, dense, labels=labels)
     assert with_labels.delta_bias_squared.low <= testbed.population()["delta_bias_squared"]
     assert with_labels.delta_bias_squared.high >= testbed.population()["delta_bias_squared"]
     assert with_labels.delta_bias_squared.value == pytest.approx(
@@ -284,7 +284,7 @@ def test_labels_identify_the_difference_of_biases_and_not_the_bias(x64):
     assert with_labels.delta_bias_squared_per_example.shape == (2000,)
     score = ((dense - np.eye(3)[labels]) ** 2).sum(-1).mean()
     assert by_labels.risk.value == pytest.approx(score)
-    nll = theory.decompose(dense + 0.0, labels=labels, loss="kl").risk.value
+    nll = decompose(dense + 0.0, labels=labels, loss="kl").risk.value
     assert nll == pytest.approx(-np.log(np.take_along_axis(dense, labels[None, :, None], -1)).mean())
 
 
@@ -323,23 +323,23 @@ def test_members_alone_forget_that_the_test_set_is_a_sample(x64):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_two_members_have_values_and_no_intervals(loss):
     probs, truth = distributions(0, 2, 5, 3), distributions(1, 5, 3)
-    result = theory.decompose(probs, truth=truth, loss=loss)
+    result = decompose(probs, truth=truth, loss=loss)
     assert result.variance.low is result.variance.high is None
-    pair = theory.compare(probs, probs[::-1].copy(), truth=truth, loss=loss)
+    pair = compare(probs, probs[::-1].copy(), truth=truth, loss=loss)
     assert pair.verdict == "undecided"
 
 
 def test_a_student_against_itself_is_undecided():
     probs = distributions(0, 4, 5, 3)
-    pair = theory.compare(probs, probs, labels=np.zeros(5, np.int64))
+    pair = compare(probs, probs, labels=np.zeros(5, np.int64))
     assert (pair.advantage.low, pair.advantage.high) == pytest.approx((0, 0), abs=1e-15)
     assert pair.verdict == "undecided"  # even where rounding puts both bounds on one side of 0
 
 
 def test_probabilities_of_any_dtype_are_read_in_float64():
     probs, truth = distributions(0, 4, 5, 3), distributions(1, 5, 3)
-    wide = theory.decompose(probs, truth=truth, loss="kl")
-    narrow = theory.decompose(probs.astype(np.float32), truth=jnp.asarray(truth, jnp.float32), loss="kl")
+    wide = decompose(probs, truth=truth, loss="kl")
+    narrow = decompose(probs.astype(np.float32), truth=jnp.asarray(truth, jnp.float32), loss="kl")
     assert narrow.variance.value == pytest.approx(wide.variance.value, rel=1e-5)
     assert isinstance(narrow.variance_map, np.ndarray)
     assert narrow.variance_map.dtype == np.float64
@@ -351,23 +351,29 @@ UNIFORM, LABELS = np.full((3, 4, 2), 0.5), np.zeros(4, np.int64)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: theory.decompose(UNIFORM[:1], labels=LABELS), "one member.*retrain on at least 2"),
-        (lambda: theory.decompose(UNIFORM[0], labels=LABELS), r"probs has shape \(4, 2\)"),
-        (lambda: theory.decompose(UNIFORM[:, :0], labels=LABELS[:0]), r"probs has shape \(3, 0, 2\)"),
-        (lambda: theory.decompose(UNIFORM * 2, labels=LABELS), r"probs, row \(0, 0\): sums to 2"),
-        (lambda: theory.decompose(UNIFORM), "either truth"),
-        (lambda: theory.decompose(UNIFORM, truth=UNIFORM[0], labels=LABELS), "either truth"),
-        (lambda: theory.decompose(UNIFORM, truth=UNIFORM), "truth has shape"),
-        (lambda: theory.decompose(UNIFORM, truth=UNIFORM[0] * 2), "truth, row 0: sums to 2"),
-        (lambda: theory.decompose(UNIFORM, labels=LABELS[:2]), r"labels has shape \(2,\)"),
-        (lambda: theory.decompose(UNIFORM, labels=np.array([0, 0, 2, 0])), r"labels, row 2: is 2, outside"),
-        (lambda: theory.decompose(UNIFORM, labels=LABELS - 1), "row 0: is -1"),
-        (lambda: theory.decompose(UNIFORM, labels=LABELS, examples="fixed"), "labels are a sample"),
-        (lambda: theory.decompose(UNIFORM[:, :1], labels=LABELS[:1]), "one example has no interval"),
-        (lambda: theory.decompose(UNIFORM, labels=LABELS, loss="mse"), "'brier' or 'kl'"),
-        (lambda: theory.decompose(UNIFORM, labels=LABELS, examples="some"), "'random' or 'fixed'"),
-        (lambda: theory.decompose(UNIFORM, labels=LABELS, level=95), "level"),
-        (lambda: theory.compare(UNIFORM, UNIFORM[:2], labels=LABELS), "member i of both is one resample"),
+        (lambda: decompose(UNIFORM[:1], labels=LABELS), "one member.*retrain on at least 2"),
+        (lambda: decompose(UNIFORM[0], labels=LABELS), r"probs has shape \(4, 2\)"),
+        (lambda: decompose(UNIFORM[:, :0], labels=LABELS[:0]), r"probs has shape \(3, 0, 2\)"),
+        (lambda: decompose(UNIFORM * 2, labels=LABELS), r"probs, row \(0, 0\): sums to 2"),
+        (lambda: decompose(UNIFORM), "either truth"),
+        (lambda: decompose(UNIFORM, truth=UNIFORM[0], labels=LABELS), "either truth"),
+        (lambda: decompose(UNIFORM, truth=UNIFORM), "truth has shape"),
+        (lambda: decompose(UNIFORM, truth=UNIFORM[0] * 2), "truth, row 0: sums to 2"),
+        (lambda: decompose(UNIFORM, labels=LABELS[:2]), r"labels has shape \(2,\)"),
+        (
+            lambda: decompose(UNIFORM, labels=np.array([0, 0, 2, 0])),
+            r"labels, row 2: is 2, outside",
+        ),
+        (lambda: decompose(UNIFORM, labels=LABELS - 1), "row 0: is -1"),
+        (lambda: decompose(UNIFORM, labels=LABELS, examples="fixed"), "labels are a sample"),
+        (lambda: decompose(UNIFORM[:, :1], labels=LABELS[:1]), "one example has no interval"),
+        (lambda: decompose(UNIFORM, labels=LABELS, loss="mse"), "'brier' or 'kl'"),
+        (lambda: decompose(UNIFORM, labels=LABELS, examples="some"), "'random' or 'fixed'"),
+        (lambda: decompose(UNIFORM, labels=LABELS, level=95), "level"),
+        (
+            lambda: compare(UNIFORM, UNIFORM[:2], labels=LABELS),
+            "member i of both is one resample",
+        ),
     ],
 )
 def test_refusals_name_the_argument_and_the_remedy(call, message):
@@ -377,7 +383,7 @@ def test_refusals_name_the_argument_and_the_remedy(call, message):
 
 def test_labels_are_integers():
     with pytest.raises(TypeError, match="labels has dtype float64"):
-        theory.decompose(UNIFORM, labels=LABELS.astype(float))
+        decompose(UNIFORM, labels=LABELS.astype(float))
 
 
 @pytest.mark.parametrize("zero", [0.0, 1e-310], ids=["zero", "subnormal"])
@@ -386,7 +392,7 @@ def test_students_without_a_common_support_have_no_geometric_mean(zero):
     probs = UNIFORM.copy()
     probs[1, 2], probs[2, 2] = (zero, 1.0 - zero), (1.0 - zero, zero)
     with pytest.raises(ValueError, match=r"member 1 gives class 0 of example 2 probability 0.*loss='brier'"):
-        theory.decompose(probs, labels=LABELS, loss="kl")
+        decompose(probs, labels=LABELS, loss="kl")
     with pytest.raises(ValueError, match="dense, row"):
-        theory.compare(UNIFORM, probs, labels=LABELS, loss="kl")
-    assert theory.decompose(probs, labels=LABELS).variance.value > 0
+        compare(UNIFORM, probs, labels=LABELS, loss="kl")
+    assert decompose(probs, labels=LABELS).variance.value > 0

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from sparsekd_jax.theory import Estimate, intervals
+from sparsekd_jax.theory import intervals
+from sparsekd_jax.theory.intervals import Estimate
 from tests.theory import testbed
 
 

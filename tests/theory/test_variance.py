@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from sparsekd_jax import operators, simplex, theory
-from sparsekd_jax.theory import ridge, variance
+from sparsekd_jax import operators, simplex
+from sparsekd_jax.theory import ridge, slopes, variance
+from sparsekd_jax.theory.variance import variance_amplification
 
 POWER, MIXTURE = operators.get("power"), operators.get("mixture")
 WITNESS = np.array([0.01, 0.99])
@@ -50,17 +51,17 @@ def test_the_witness_against_smoother_targets_reduce_variance():
     weights = stats.binom.pmf(counts, 1000, 0.01)
     softened = np.sqrt(counts) / (np.sqrt(counts) + np.sqrt(1000 - counts))
     by_hand = weights @ softened**2 - (weights @ softened) ** 2
-    exact = theory.variance_amplification(POWER, WITNESS, 2.0, 1000, method="exact")
+    exact = variance_amplification(POWER, WITNESS, 2.0, 1000, method="exact")
     assert exact.before.per_class[0] == pytest.approx(9.9e-6)
     assert exact.exact.per_class[0] == pytest.approx(by_hand, rel=1e-9)
     assert exact.exact.per_class[0] == pytest.approx(1.84e-4, rel=2e-3)
     assert exact.ratio()[0] == pytest.approx(18.6, abs=0.05)
-    both = theory.variance_amplification(POWER, WITNESS, 2.0, 1000, method="both", key=jax.random.key(0))
+    both = variance_amplification(POWER, WITNESS, 2.0, 1000, method="both", key=jax.random.key(0))
     assert both.ratio(both.delta)[0] == pytest.approx(17.6, abs=0.05)
     error = both.monte_carlo.standard_error[0]
     assert both.monte_carlo.per_class[0] == pytest.approx(by_hand, abs=4 * error)
     assert error < 0.02 * by_hand
-    mixed = theory.variance_amplification(MIXTURE, WITNESS, 2.0, 1000, method="exact")
+    mixed = variance_amplification(MIXTURE, WITNESS, 2.0, 1000, method="exact")
     assert mixed.exact.per_class[0] == pytest.approx(2.475e-6, rel=1e-9)
     table = str(both)
     assert "(×17.6)" in table
@@ -69,8 +70,8 @@ def test_the_witness_against_smoother_targets_reduce_variance():
 
 @given(interior(), st.floats(1, 20), st.integers(2, 12))
 def test_the_mixture_lowers_variance_by_exactly_t_squared(p, temperature, n):
-    exact = theory.variance_amplification(MIXTURE, p, temperature, n, method="exact")
-    delta = theory.variance_amplification(MIXTURE, p, temperature, n)
+    exact = variance_amplification(MIXTURE, p, temperature, n, method="exact")
+    delta = variance_amplification(MIXTURE, p, temperature, n)
     np.testing.assert_allclose(exact.ratio(), temperature**-2, rtol=1e-8)
     np.testing.assert_allclose(delta.ratio(), temperature**-2, rtol=1e-10)
     if temperature > 1.01:  # broken twin: 1/T, the ratio of standard deviations
@@ -98,7 +99,7 @@ NON_EXPANSIVE = {
 
 
 def total_ratio(operator, p, temperature, n):
-    return theory.variance_amplification(operator, p, temperature, n, method="exact").total_ratio()
+    return variance_amplification(operator, p, temperature, n, method="exact").total_ratio()
 
 
 @pytest.mark.parametrize("name", list(NON_EXPANSIVE))
@@ -111,7 +112,7 @@ def test_power_is_a_twin_that_expands_and_raises():
     assert total_ratio(POWER, np.array([0.02, 0.02, 0.96]), 2.0, 50) > 1
     assert total_ratio(POWER, WITNESS, 2.0, 100) > 10
     # … and at the centre it lowers like the mixture: the claim has a domain.
-    centre = theory.variance_amplification(POWER, np.full(3, 1 / 3), 2.0, 10_000)
+    centre = variance_amplification(POWER, np.full(3, 1 / 3), 2.0, 10_000)
     assert centre.total_ratio() == pytest.approx(1 / 4, rel=1e-9)
 
 
@@ -172,9 +173,9 @@ def test_lower_variance_need_not_mean_lower_risk(x64):
 def test_exact_and_monte_carlo_agree_with_scipy(temperature):
     p, n = np.array([0.1, 0.3, 0.6]), 9
     _, covariance = exact_moments(power_of(temperature), p, n)
-    exact = theory.variance_amplification(POWER, p, temperature, n, method="exact")
+    exact = variance_amplification(POWER, p, temperature, n, method="exact")
     np.testing.assert_allclose(exact.exact.per_class, np.diag(covariance), rtol=1e-9)
-    sampled = theory.variance_amplification(
+    sampled = variance_amplification(
         POWER, p, temperature, n, method="monte-carlo", key=jax.random.key(1), draws=5000
     ).monte_carlo
     assert (np.abs(sampled.per_class - np.diag(covariance)) <= 4 * sampled.standard_error).all()
@@ -184,7 +185,7 @@ def test_exact_and_monte_carlo_agree_with_scipy(temperature):
 def test_the_standard_error_is_the_spread_of_repetitions():
     def run(seed):
         key = jax.random.key(seed)
-        return theory.variance_amplification(
+        return variance_amplification(
             POWER, [0.2, 0.3, 0.5], 2.0, 20, method="monte-carlo", key=key, draws=500
         ).monte_carlo
 
@@ -196,42 +197,42 @@ def test_the_standard_error_is_the_spread_of_repetitions():
 
 def test_the_delta_method_is_the_limit_of_many_samples():
     p = np.array([0.1, 0.3, 0.6])
-    delta = theory.variance_amplification(POWER, p, 2.0, 1)
+    delta = variance_amplification(POWER, p, 2.0, 1)
     gaps = [abs(total_ratio(POWER, p, 2.0, n) / delta.total_ratio() - 1) for n in (50, 100, 200, 400)]
     assert gaps[-1] < 0.02
     np.testing.assert_allclose(np.array(gaps[1:]) / gaps[:-1], 0.5, atol=0.2)  # O(1/n)
     # The same by J Cov(p̂) Jᵀ as it is written.
-    slopes = theory.jacobian(POWER, p, 2.0)
-    covariance = slopes @ (np.diag(p) - np.outer(p, p)) @ slopes.T
+    at_p = slopes.jacobian(POWER, p, 2.0)
+    covariance = at_p @ (np.diag(p) - np.outer(p, p)) @ at_p.T
     np.testing.assert_allclose(delta.delta.per_class, np.diag(covariance), rtol=1e-12)
 
 
 def test_classes_that_never_occur():
     p = np.array([0.3, 0.7, 0.0])
-    power = theory.variance_amplification(POWER, p, 2.0, 10, method="both", key=jax.random.key(0), draws=500)
+    power = variance_amplification(POWER, p, 2.0, 10, method="both", key=jax.random.key(0), draws=500)
     assert power.ratio(power.delta)[2] == power.ratio(power.monte_carlo)[2] == 1  # nothing before or after
-    on_face = theory.variance_amplification(POWER, p[:2], 2.0, 10)
+    on_face = variance_amplification(POWER, p[:2], 2.0, 10)
     np.testing.assert_allclose(power.delta.per_class[:2], on_face.delta.per_class, rtol=1e-12)
-    exact = theory.variance_amplification(POWER, p, 2.0, 10, method="exact")
+    exact = variance_amplification(POWER, p, 2.0, 10, method="exact")
     _, covariance = exact_moments(power_of(2.0), p[:2], 10)
     np.testing.assert_allclose(exact.exact.per_class[:2], np.diag(covariance), rtol=1e-9)
 
     def spill(q, temperature):  # the empty class takes what the others leave
         return jnp.stack([q[0] ** 2, q[1] ** 2, 1 - q[0] ** 2 - q[1] ** 2])
 
-    assert theory.variance_amplification(spill, p, 2.0, 10).ratio()[2] == math.inf
+    assert variance_amplification(spill, p, 2.0, 10).ratio()[2] == math.inf
 
 
 def test_an_operator_of_the_interior_refuses_empty_classes_in_samples():
     entropic, p = operators.get("entropy-projection"), np.array([0.1, 0.3, 0.6])
-    delta = theory.variance_amplification(entropic, p, 2.0, 10)
+    delta = variance_amplification(entropic, p, 2.0, 10)
     assert 0 < delta.total_ratio() < 1
     with pytest.raises(ValueError, match="samples have an empty class, where entropy-projection is not def"):
-        theory.variance_amplification(entropic, p, 2.0, 10, method="both", key=jax.random.key(0), draws=500)
+        variance_amplification(entropic, p, 2.0, 10, method="both", key=jax.random.key(0), draws=500)
     with pytest.raises(ValueError, match="use method='delta'"):
-        theory.variance_amplification(entropic, p, 2.0, 4, method="exact")
+        variance_amplification(entropic, p, 2.0, 4, method="exact")
     with pytest.raises(ValueError, match="class 2 has probability 0, and entropy-projection is defined only"):
-        theory.variance_amplification(entropic, [0.5, 0.5, 0.0], 2.0, 10)
+        variance_amplification(entropic, [0.5, 0.5, 0.0], 2.0, 10)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +255,7 @@ def test_an_operator_of_the_interior_refuses_empty_classes_in_samples():
 def test_refusals_name_the_argument_and_the_remedy(arguments, message):
     given_arguments = {"operator": POWER, "p": [0.5, 0.5], "temperature": 2.0, "num_samples": 10} | arguments
     with pytest.raises(ValueError, match=message):
-        theory.variance_amplification(**given_arguments)
+        variance_amplification(**given_arguments)
 
 
 # -- the figure ------------------------------------------------------------------------------------------
@@ -267,7 +268,7 @@ def drawn(figure):
 
 @pytest.mark.parametrize("num_samples", [None, 20])
 def test_the_map_shows_where_power_amplifies(num_samples):
-    figure = theory.amplification_map(POWER, 2.0, num_samples, resolution=20)
+    figure = variance.amplification_map(POWER, 2.0, num_samples, resolution=20)
     figure.canvas.draw()
     (filled, contour), title, label, ticks = drawn(figure)
     assert title == f"power, T = 2, {'n → ∞' if num_samples is None else 'n = 20'}"
@@ -279,13 +280,13 @@ def test_the_map_shows_where_power_amplifies(num_samples):
 
 
 def test_the_map_of_the_mixture_has_one_colour_and_no_contour():
-    figure = theory.amplification_map(MIXTURE, 2.0, resolution=10)
+    figure = variance.amplification_map(MIXTURE, 2.0, resolution=10)
     figure.canvas.draw()
     collections, _, _, ticks = drawn(figure)
     assert len(collections) == 1
     assert "1/4" in ticks
     with pytest.raises(ValueError, match="too many to enumerate"):
-        theory.amplification_map(MIXTURE, 2.0, 10_000, resolution=10)
+        variance.amplification_map(MIXTURE, 2.0, 10_000, resolution=10)
 
 
 @given(st.integers(1, 6), st.integers(2, 4))

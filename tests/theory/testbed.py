@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from sparsekd_jax.theory import _terms, intervals, multinomial_covariance, ridge
+from sparsekd_jax.theory import _terms, intervals, ridge
+from sparsekd_jax.theory.variance import multinomial_covariance
 
 DENSE, SPARSE = 0.05, 0.15
 """Bandwidths: the sparse student is the smoother one."""
