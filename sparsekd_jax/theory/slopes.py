@@ -66,15 +66,15 @@ def jacobian(
 
     Args:
         operator: a softening operator, or a plain jax function ``(p, T) -> q``.
-        p: ``[..., K]``; with zeros only where the operator claims finite gradients there.
+        p: ``[..., K]``; with zeros only if the operator claims to be affine, or is a plain function.
         temperature: scalar T.
 
     Returns:
         ``[..., K, K]`` in float64.
 
     Raises:
-        ValueError: no distributions, a temperature out of range, a zero at which the derivative is not
-            claimed to be finite, or a derivative that is not.
+        ValueError: no distributions, a temperature out of range, a zero of p that AD cannot answer for, or
+            a derivative that is not finite.
 
     Reference: theory.md section 3.
 
@@ -83,8 +83,7 @@ def jacobian(
     [[0.25, -0.25], [-0.25, 0.25]]
     """
     rows = rows_of(operator, p, temperature)
-    _require_derivative(operator, rows, temperature)
-    return jacobians(operator, rows, temperature)
+    return jacobians(operator, _inside(operator, rows, temperature), temperature)
 
 
 def trichotomy(alpha: float, temperature: float) -> float:
@@ -265,21 +264,26 @@ def rows_of(operator: Operator, p: ArrayLike, temperature: float) -> np.ndarray:
     return rows
 
 
-def _require_derivative(operator: Operator, rows: np.ndarray, temperature: float) -> None:
-    """Refuse zeros unless finite gradients are claimed there: AD gives the derivative along the face."""
-    if not isinstance(operator, SofteningOperator):
-        return
-    claim = operator.claims.laws.get("gradients")
-    if claim is not None and claim.domain == "simplex" and temperature in claim.temperatures:
-        return
+def _inside(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
+    """Rows at which AD sees the whole slope: at a zero an operator's derivative by AD is that along the face.
+
+    An affine operator has one slope everywhere, so a row with zeros may be moved to the centre.
+    """
+    zeros = (rows == 0).any(-1)
+    if not isinstance(operator, SofteningOperator) or not zeros.any():
+        return rows
+    affine = operator.claims.laws.get("affine")
+    if affine is not None and affine.domain == "simplex" and temperature in affine.temperatures:
+        return np.where(zeros[..., None], 1 / rows.shape[-1], rows)
     simplex.refuse(
-        (rows == 0).any(-1),
+        zeros,
         "p",
         lambda i: (
-            f"class {int(np.argmax(rows[i] == 0))} has probability 0, where the slope of {operator.name} is "
-            "not finite (or not claimed to be): drop the class, or move p inside"
+            f"class {int(np.argmax(rows[i] == 0))} has probability 0, where AD sees the slope of "
+            f"{operator.name} only along the face (and it may be infinite): drop the class, or move p inside"
         ),
     )
+    return rows
 
 
 @jax.jit

@@ -264,7 +264,7 @@ def test_the_kl_variance_is_biased_low_and_the_factor_mends_most_of_it(x64):
 
 def test_labels_identify_the_difference_of_biases_and_not_the_bias(x64):
     """Theory.md: truth .0016, labels .344. The noise of the labels is two hundred times the bias here."""
-    x, labels, dense, sparse = (np.asarray(a) for a in testbed.draw(jax.random.key(0), 20, 2000))
+    x, labels, dense, sparse = (np.asarray(a) for a in testbed.draw(jax.random.key(0), 20, 1000))
     truth = np.asarray(testbed.truth_at(jnp.asarray(x)))
     by_truth = decompose(dense, truth=truth)
     by_labels = decompose(dense, labels=labels)
@@ -278,10 +278,10 @@ def test_labels_identify_the_difference_of_biases_and_not_the_bias(x64):
     assert with_labels.delta_bias_squared.low <= testbed.population()["delta_bias_squared"]
     assert with_labels.delta_bias_squared.high >= testbed.population()["delta_bias_squared"]
     assert with_labels.delta_bias_squared.value == pytest.approx(
-        with_truth.delta_bias_squared.value, abs=0.01
+        with_truth.delta_bias_squared.value, abs=0.015
     )
     assert with_labels.delta_variance.value == with_truth.delta_variance.value
-    assert with_labels.delta_bias_squared_per_example.shape == (2000,)
+    assert with_labels.delta_bias_squared_per_example.shape == (1000,)
     score = ((dense - np.eye(3)[labels]) ** 2).sum(-1).mean()
     assert by_labels.risk.value == pytest.approx(score)
     nll = decompose(dense + 0.0, labels=labels, loss="kl").risk.value
@@ -309,7 +309,7 @@ def test_intervals_cover(m, widest, against, x64, record_property):
 
 def test_members_alone_forget_that_the_test_set_is_a_sample(x64):
     """Theory.md: at m = 50 with 450 labels students alone cover .81, two-way .96."""
-    spreads = testbed.repetitions(50, 450, 500)
+    spreads = testbed.repetitions(50, 450, 300)
     two_way = testbed.coverage(spreads, "two_way", "labels")
     alone = testbed.coverage(spreads, "members_only", "labels")
     assert min(covered for covered, _ in two_way.values()) >= 0.92
