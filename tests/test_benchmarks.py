@@ -47,9 +47,9 @@ def test_checks_are_timed_with_their_outcome():
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_training_is_set_beside_a_plain_loop():
-    result = training.measure(steps=4, members=(), rounds=1, progress=lambda label: None)
+    result = training.measure(steps=4, ensemble_steps=4, members=(), rounds=1, progress=lambda label: None)
     loops = {row["loop"]: row["ratio"] for row in result["loops"]}
-    assert set(loops) - {"PyTorch loop"} == {"jitted loop", "run", "dense run"}
+    assert set(loops) - {"PyTorch loop"} == {"jitted loop", "run", "unmasked run"}
     assert loops[result["baseline"]] == 1
     assert result["resume_s"] > 0
     assert training.table(result).row_count == len(loops)
