@@ -313,7 +313,7 @@ def convex_rates(x: np.ndarray, p: np.ndarray, runs: int) -> Section:
     direction = straight / jnp.sqrt(jnp.sum(straight**2))
     q = jax.nn.softmax(path.problem.features @ path.dense, axis=-1) - path.problem.targets
     each = jnp.where(path.kept, path.problem.features[:, :, None] * q[:, None, :], 0)
-    sigma = float(jnp.sqrt(jnp.mean(jnp.sum((each - each.mean(0)) ** 2, axis=(1, 2))) / 32))
+    sigma = float(jnp.sqrt(jnp.mean(jnp.sum((each - each.mean(0, keepdims=True)) ** 2, axis=(1, 2))) / 32))
 
     @jax.jit
     def lags(key: Array, sigma: Array) -> Array:

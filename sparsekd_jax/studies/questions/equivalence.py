@@ -202,7 +202,7 @@ def constructed(x: np.ndarray) -> Section:
 
 
 def independent_rows(x: np.ndarray, p: np.ndarray) -> list[Evidence]:
-    """As many independent features as rows: the gap bounds the distance of the targets, and none is made 0."""
+    """As many independent features as rows: the gap bounds the distance of the targets, and is never 0."""
     shares, gaps, full = [], [], True
     for first, second in itertools.combinations(OPERATORS.values(), 2):
         found = gap(first, second, p, x, _TEMPERATURE)
