@@ -1,0 +1,104 @@
+"""RQ3: its evidence is computed, its words are its numbers, and a wrong theorem would be seen."""
+
+import jax
+import numpy as np
+import pytest
+
+from sparsekd_jax import data
+from sparsekd_jax.studies.questions import convergence
+from sparsekd_jax.studies.questions._digits import principal_features
+
+SMALL = {"problems": 100, "rows": 60, "components": 3, "subsets": 2, "runs": 10, "stages": 16}
+
+
+@pytest.fixture(scope="module")
+def answer():
+    said = []
+    found = convergence.answer(**SMALL, seeds=2, teacher_steps=100, on_progress=said.append)
+    assert said[0] == "teachers on digits"
+    assert said[-1] == "neural students"
+    return found
+
+
+@pytest.fixture(scope="module")
+def rows():
+    x = principal_features(data.digits().train_inputs[:40], 2)
+    p = np.random.default_rng(0).dirichlet(np.full(10, 0.3), 40) + 1e-6
+    return x, p / p.sum(-1, keepdims=True)
+
+
+def test_what_is_proved_stands(answer):
+    assert answer.number == 3
+    checked = [e for e in answer.evidence if e.kind != "measurement"]
+    assert len(checked) == 5
+    assert all(e.stands is True for e in checked)
+    assert answer.verdict.startswith("A 1/n guarantee holds")
+    assert answer.settings["rows"] == 60
+    assert answer.describe()["pictures"] == ["rq3-stages"]
+    assert not jax.config.jax_enable_x64
+
+
+def test_two_seeds_decide_nothing(answer):
+    *_, neural = answer.evidence
+    assert neural.stands is None
+    assert "undecided" in neural.found
+    assert neural.found in answer.verdict
+
+
+def test_the_words_are_the_numbers_of_the_tables(answer):
+    random, uniform = answer.evidence[:2]
+    table, constants = answer.tables[:2]
+    count, exceeded, _, halved, share = table.rows[0]
+    assert f"{exceeded} of {count} random problems" in random.found
+    assert f"exceeded {halved} times" in random.found
+    assert f"{share:.3g} in the median" in random.found
+    assert len({tuple(row[2:6]) for row in constants.rows}) == 1
+    for name, value in zip("μLPG", constants.rows[0][2:6], strict=True):
+        assert f"{name} = {value:.3g}" in uniform.found
+    floors = [row[6] for row in constants.rows]
+    assert f"from {min(floors):.3g} to {max(floors):.3g} nats" in uniform.found
+    masks = next(t for t in answer.tables if t.columns[0] == "stages n")
+    hard = next(e for e in answer.evidence if e.claim.startswith("Hard masks"))
+    assert f"{masks.rows[0][1]:.3g} at 8 stages to {masks.rows[-1][1]:.3g} at 256" in hard.found
+
+
+def test_the_picture_draws_both_budgets(answer):
+    (picture,) = answer.pictures
+    left, right = picture.figure.axes
+    assert left.get_ylabel().startswith("distance")
+    assert [ax.get_xlabel() for ax in (left, right)] == ["stages n"] * 2
+    bounds = [line.get_ydata() for ax in (left, right) for line in ax.lines if line.get_linestyle() == "--"]
+    assert (np.diff(bounds[0]) < 0).all()
+    assert (np.diff(bounds[1]) > 0).all()
+
+
+def test_half_of_the_bound_is_seen_to_be_exceeded(monkeypatch, x64):
+    whole = convergence.tracking_error
+    monkeypatch.setattr(convergence, "tracking_error", lambda n, **args: whole(n, **args) / 2)
+    (evidence,), (table,) = convergence.random_problems(100)
+    assert evidence.stands is False
+    assert table.rows[0][1] > 0
+    verdict = convergence._verdict([evidence])
+    assert verdict.startswith("No answer")
+    assert f"{table.rows[0][1]} of 100" in verdict
+
+
+def test_constants_that_know_the_targets_are_seen(monkeypatch, x64, rows):
+    real = convergence.penalty_path
+    monkeypatch.setattr(
+        convergence, "penalty_path", lambda x, q, mu, s: real(x * (1 + float(np.max(q))), q, mu, s)
+    )
+    (evidence,), _ = convergence.constants(*rows)
+    assert evidence.stands is False
+    assert "10 set(s)" in evidence.found
+
+
+def test_a_path_that_does_not_jump_is_no_witness(monkeypatch, x64, rows):
+    monkeypatch.setattr(convergence, "path_speed", lambda points: 1.0)
+    (evidence,), _ = convergence.hard_masks(*rows)
+    assert evidence.stands is False
+
+
+def test_a_size_that_is_none_is_named():
+    with pytest.raises(TypeError, match="problem"):
+        convergence.answer(problem=3)
