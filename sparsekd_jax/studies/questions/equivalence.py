@@ -379,12 +379,13 @@ class Capacity:
                         color=colour,
                         ms=size,
                         mec="white",
+                        mew=0.5,
                         label=name,
                     )
                 ax.set_xscale("log", base=2)
                 ax.set_xticks(self.dimensions, [str(d) for d in self.dimensions])
                 ax.set_xticks([], minor=True)
-                ax.set_ylim(bottom=0)
+                ax.set_ylim(0, 108 * max(map(max, values.values())))
                 ax.set_xlabel("principal components d")
                 ax.set_title(title, fontsize=10.5, color="#1c2430")
                 ax.grid(axis="y")
