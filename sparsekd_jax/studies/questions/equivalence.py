@@ -368,9 +368,7 @@ class Capacity:
             figure, axes = figures._figure(9.2, 4.1, ncols=2)
             titles = (f"same temperature, T = {show(_TEMPERATURE)}", "nearest temperature")
             for ax, values, title in zip(axes, (self.same, self.matched), titles, strict=True):
-                for size, name in zip(
-                    (10, 8, 6.5, 4.5), _OTHERS, strict=True
-                ):  # what coincides stays visible
+                for size, name in zip((11, 8, 7, 7), _OTHERS, strict=True):  # what coincides stays visible
                     colour, marker = LOOKS[name]
                     ax.plot(
                         self.dimensions,
