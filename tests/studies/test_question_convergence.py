@@ -1,5 +1,7 @@
 """RQ3: its evidence is computed, its words are its numbers, and a wrong theorem would be seen."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -35,6 +37,7 @@ def test_what_is_proved_stands(answer):
     assert answer.verdict.startswith("A 1/n guarantee holds")
     assert answer.settings["rows"] == 60
     assert answer.describe()["pictures"] == ["rq3-stages"]
+    assert json.loads(json.dumps(answer.describe(), allow_nan=False))["number"] == answer.number
     assert not jax.config.jax_enable_x64
 
 

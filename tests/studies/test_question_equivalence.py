@@ -1,6 +1,7 @@
 """RQ4: its evidence is computed, its words are its numbers, and a wrong theorem would be seen."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -40,6 +41,7 @@ def test_what_is_proved_stands(answer):
     assert all(e.stands is True for e in checked)
     assert answer.verdict.startswith("Exactly when")
     assert answer.evidence[-1].found in answer.verdict
+    assert json.loads(json.dumps(answer.describe(), allow_nan=False))["number"] == answer.number
     assert not jax.config.jax_enable_x64
 
 

@@ -353,7 +353,7 @@ def convex_rates(x: np.ndarray, p: np.ndarray, runs: int) -> Section:
             "theorem",
             "Gradient noise leaves an error that no n removes, of at most σ√(η/(μ(2 − ημ))).",
             noisy,
-            noiseless < rms <= allowed,
+            bool(noiseless < rms <= allowed),
         ),
         Evidence("measurement", claim, found, stands),
     ], [

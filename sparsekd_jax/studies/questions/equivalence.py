@@ -368,9 +368,7 @@ class Capacity:
             figure, axes = figures._figure(9.2, 4.1, ncols=2)
             titles = (f"same temperature, T = {show(_TEMPERATURE)}", "nearest temperature")
             for ax, values, title in zip(axes, (self.same, self.matched), titles, strict=True):
-                for size, name in zip(
-                    (10, 8, 6.5, 4.5), _OTHERS, strict=True
-                ):  # what coincides stays visible
+                for size, name in zip((11, 8, 7, 7), _OTHERS, strict=True):  # what coincides stays visible
                     colour, marker = LOOKS[name]
                     ax.plot(
                         self.dimensions,
@@ -379,12 +377,13 @@ class Capacity:
                         color=colour,
                         ms=size,
                         mec="white",
+                        mew=0.5,
                         label=name,
                     )
                 ax.set_xscale("log", base=2)
                 ax.set_xticks(self.dimensions, [str(d) for d in self.dimensions])
                 ax.set_xticks([], minor=True)
-                ax.set_ylim(bottom=0)
+                ax.set_ylim(0, 108 * max(map(max, values.values())))
                 ax.set_xlabel("principal components d")
                 ax.set_title(title, fontsize=10.5, color="#1c2430")
                 ax.grid(axis="y")
