@@ -1,7 +1,8 @@
 """Redraw what the pages show from a run of the library: ``python docs/build_pages.py``, in ``make docs``.
 
-Writes docs/figures, docs/laws.md (from ``axioms.LAWS``), and docs/verdicts.md and verdicts.json (from the
-committed verdict table, tests/axioms/verdict_table.json, where it is there).
+Writes docs/figures, docs/laws.md (from ``axioms.LAWS``), docs/verdicts.md and verdicts.json (from the
+committed verdict table, tests/axioms/verdict_table.json, where it is there), and docs/questions.md (from the
+answers in docs/answers, which ``sparsekd theory --question N --out docs/answers/N`` writes).
 """
 
 import html
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parent
 FIGURES = DOCS / "figures"
+ANSWERS = DOCS / "answers"
 TABLE = DOCS.parent / "tests" / "axioms" / "verdict_table.json"
 
 SIDE_BY_SIDE = ("power", "mixture", "tsallis(3)", "euclidean-entropy-projection")
@@ -49,6 +51,7 @@ def main() -> None:
     table = read_table()
     write(DOCS / "verdicts.md", verdicts_page(table))
     write(DOCS / "verdicts.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+    write(DOCS / "questions.md", questions_page())
 
 
 def write(path: Path, text: str) -> None:
@@ -213,6 +216,46 @@ def seen(by_law: Any) -> Iterable[tuple[str, str]]:
                 break
             except (KeyError, TypeError, ValueError):
                 continue
+
+
+def questions_page() -> str:
+    """The committed answers to the paper's questions, as `sparsekd theory` wrote them."""
+    parts = [
+        GENERATED,
+        "",
+        "# Five questions, answered",
+        "",
+        "What `sparsekd theory` found: theorems are checked on instances, witnesses replayed, and the rest",
+        "is measured on digits, with intervals. ✓ came out as claimed, ✗ did not, · decides nothing alone.",
+    ]
+    for path in sorted(ANSWERS.glob("*/theory.json")):
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        for answer in saved["answers"]:
+            parts += ["", *answer_section(answer, path.parent.name, saved["command"])]
+    return "\n".join(parts) + "\n"
+
+
+def answer_section(answer: dict[str, Any], folder: str, command: str) -> list[str]:
+    lines = [f"## {answer['number']}. {answer['question']}", "", f"**{answer['verdict']}**", ""]
+    lines += [f"What was tested: {answer['statement']}", "", "| | evidence | claim | found |", "|-|-|-|-|"]
+    marks = {True: "✓", False: "✗", None: "·"}
+    for item in answer["evidence"]:
+        cells = [marks[item["stands"]], item["kind"], item["claim"], item["found"]]
+        lines.append("| " + " | ".join(as_cell(cell) for cell in cells) + " |")
+    pictures = [f"![{name.replace('-', ' ')}](answers/{folder}/{name}.svg)" for name in answer["pictures"]]
+    lines += ["", *pictures]
+    for table in answer["tables"]:
+        lines += ["", f'??? note "{table["caption"].replace(chr(34), chr(39))}"', ""]
+        rows = [table["columns"], ["-"] * len(table["columns"]), *table["rows"]]
+        lines += ["    | " + " | ".join(as_cell(value) for value in row) + " |" for row in rows]
+    return [*lines, "", f"Made by `{command}`; every number is in `docs/answers/{folder}/theory.json`."]
+
+
+def as_cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":

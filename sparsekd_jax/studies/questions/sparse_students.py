@@ -60,10 +60,10 @@ class Grid:
 
 
 FULL = Grid(
-    sizes=(50, 100, 400, 1347),
-    sparsities=(0.0, 0.5, 0.8, 0.9, 0.95, 0.98),
-    temperatures=(1.0, 2.0, 4.0),
+    sizes=(100, 400, 1347),
+    sparsities=(0.0, 0.5, 0.8, 0.9, 0.95),
     operators=("power", "mixture", "tsallis(1.5)"),
+    temperatures=(1.0, 2.0, 4.0),
 )
 
 
