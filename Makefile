@@ -24,10 +24,10 @@ demo: $(VENV)/.extra-plots ## The main job: digits, dense teacher -> 95 % sparse
 	$(BIN)/sparsekd distill --data digits --out out/demo
 
 test: $(VENV)/.extra-dev ## Unit, property and doc tests
-	$(BIN)/python -m pytest --numprocesses $(WORKERS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 nightly: $(VENV)/.extra-dev ## The tests with long Hypothesis searches
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest --numprocesses $(WORKERS) --nightly
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --nightly
 
 lint: $(VENV)/.extra-dev ## Style (ruff)
 	$(BIN)/ruff check .
