@@ -157,7 +157,7 @@ def test_a_chain_that_ends_early_resumes_with_the_same_bits(tmp_path, cached):
     complete = go(tmp_path / "whole")
     assert ends(complete)[0][1] == "recovered"
     steps = sorted(int(path.name[5:]) for path in (tmp_path / "whole").glob("step-*"))
-    for step in steps[:-1:2]:
+    for step in steps[1:-1:4]:
         folder = tmp_path / f"from-{step}"
         shutil.copytree(tmp_path / "whole", folder)
         again = go(folder, resume=step)
@@ -185,7 +185,7 @@ def test_the_slices_of_an_evaluation_add_up(monkeypatch):
     at_once = _program.evaluate_all(*split, inputs, labels)
     for size in (7, 20, 60):
         monkeypatch.setattr(_program, "LABELS_AT_ONCE", size)
-        jax.clear_caches()
+        _program.evaluate_all.clear_cache()  # the size of a slice is read while tracing
         sliced = _program.evaluate_all(*split, inputs, labels)
         for a, b in zip(jax.tree.leaves(sliced), jax.tree.leaves(at_once), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5)
