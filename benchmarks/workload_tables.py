@@ -32,7 +32,7 @@ def main(
 
 
 def numbers(report: dict[str, Any]) -> str:
-    kept = ("version", "command", "configuration", "data", "summary", "runs", "environment", "timing")
+    kept = ("command", "configuration", "data", "summary", "runs", "environment", "timing")
     return json.dumps({key: report[key] for key in kept}, indent=1) + "\n"
 
 

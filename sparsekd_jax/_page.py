@@ -20,6 +20,26 @@ OKABE_ITO = {
     "black": "#000000",
     "yellow": "#F0E442",
 }
+FIGURE_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a94a0",
+    "axes.labelcolor": "#1c2430",
+    "xtick.color": "#5a6675",
+    "ytick.color": "#5a6675",
+    "grid.color": "#e1e6ec",
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+
+
+def new_figure(width: float, height: float, **kwargs: Any) -> tuple["Figure", Any]:
+    """A figure of its own, outside pyplot's global state, so that nothing has to be closed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(**kwargs)
 
 
 @functools.cache

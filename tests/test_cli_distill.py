@@ -7,8 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 import sparsekd_jax
-from sparsekd_jax import cli, operators
+from sparsekd_jax import operators
 from sparsekd_jax.cli import app
+from sparsekd_jax.cli.distill import _operator_names
 
 
 def sparsekd(*arguments):
@@ -48,7 +49,7 @@ def test_usage_errors_exit_2_and_name_the_option(arguments, option, remedy, tmp_
 
 @pytest.mark.parametrize("row", operators.table_rows(), ids=lambda row: row.label)
 def test_a_printed_name_leads_back(row):
-    assert cli._operator_names([row.operator.name]) == (row.operator.name,)
+    assert _operator_names([row.operator.name]) == (row.operator.name,)
 
 
 def test_a_directory_that_cannot_be_written_is_refused_before_training(tmp_path):

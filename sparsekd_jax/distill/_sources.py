@@ -86,6 +86,14 @@ def source_of(data: DataSet | Batches, seed: int, batch_size: int, total_steps: 
     return _Shuffled(data, seed, batch_size, total_steps)
 
 
+def require_in_memory(data: Any, caller: str) -> None:
+    """Refuse batches where several members learn from the same rows."""
+    if isinstance(data, Batches):
+        raise ValueError(
+            f"data comes in Batches; {caller} needs arrays in memory: run the members one by one"
+        )
+
+
 def validation_of(data: DataSet | Batches) -> tuple[Array, Array] | None:
     """Inputs and labels of the validation half, or None."""
     inputs, labels = (getattr(data, f"validation_{name}", None) for name in ("inputs", "labels"))

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from sparsekd_jax.distill import _program
-from sparsekd_jax.distill._sources import DataSet, source_of
+from sparsekd_jax.distill._sources import DataSet, require_in_memory, source_of
 from sparsekd_jax.distill._trainer import DivergedError, Progress, history_row
 from sparsekd_jax.distill.loop import Result, teacher_logits
 from sparsekd_jax.distill.plan import Plan
@@ -68,10 +68,12 @@ def run_ensemble(
     size = len(students)
     plans = [plans] * size if isinstance(plans, Plan) else list(plans)
     _require_one_program(students, teachers, plans, seeds)
+    require_in_memory(data, "run_ensemble")
     total = plans[0].total_steps
-    sources = [source_of(data, seed, batch_size, total) for seed in seeds]
-    arrays = sources[0].steps(0, 1)[0]
-    index = jnp.stack([source.steps(0, total)[1] for source in sources])
+    arrays, first = source_of(data, seeds[0], batch_size, total).steps(0, total)
+    rows = arrays["inputs"].shape[0]
+    others = [_program.epochs(jax.random.key(seed), rows, batch_size, total) for seed in seeds[1:]]
+    index = jnp.stack([first, *others])
     test = jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)
     wrapped = _program.sparsified(optimizer, is_kernel)
     graphdef = _program.split(students[0])[0]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,10 +13,8 @@ from sparsekd_jax import simplex
 from sparsekd_jax.distill import divergences
 from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.divergences import kl_from_logs as kl_from_logs
+from sparsekd_jax.operators.base import Operator as Operator
 from sparsekd_jax.operators.base import SofteningOperator
-
-Operator = SofteningOperator | Callable[[Array, ArrayLike], Array]
-"""A softening operator, or a plain function ``(p, temperature) -> q``."""
 
 # The slope r of F_T at the uniform distribution: 1/T where T multiplies the dual coordinates, 1/√T where it
 # divides the entropy deficit, which is quadratic there. 1/r² is T to the power below.

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from sparsekd_jax import sparsity
 from sparsekd_jax.distill import _program
-from sparsekd_jax.distill._sources import DataSet
+from sparsekd_jax.distill._sources import DataSet, require_in_memory
 from sparsekd_jax.distill._trainer import Progress
 from sparsekd_jax.distill.loop import fit, run
 from sparsekd_jax.distill.plan import Plan
@@ -42,6 +42,9 @@ class _Drawn:
     train_labels: Any
     test_inputs: Any
     test_labels: Any
+    train_weights: Any
+    validation_inputs: Any
+    validation_labels: Any
 
 
 def run_pairs(
@@ -68,7 +71,8 @@ def run_pairs(
 
     Args:
         build: a model of a seed.
-        data: arrays of a training and a test half, with one label an example.
+        data: arrays of a training and a test half, with one label an example; weights and a validation half
+            go along.
         plans: by name, what the students are.
         members: m ≥ 2.
         teacher_steps: steps of a teacher, which starts from ``build(seed)``; students start from it.
@@ -93,6 +97,7 @@ def run_pairs(
     >>> run_pairs(build, data.digits(), plans, batch_size=32, **settings).students["half"].shape
     (2, 450, 10)
     """
+    require_in_memory(data, "run_pairs")
     inputs, labels = np.asarray(data.train_inputs), np.asarray(data.train_labels)
     rows = len(inputs)
     size = rows if size is None else size
@@ -104,7 +109,9 @@ def run_pairs(
         raise ValueError(f"size must lie in [1, {rows}], the training examples, got {size}")
     if resample not in ("data", "seed"):
         raise ValueError(f"resample must be 'data' or 'seed', got {resample!r}")
-    test = {"test_inputs": data.test_inputs, "test_labels": data.test_labels}
+    beside = {"test_inputs": data.test_inputs, "test_labels": data.test_labels}
+    beside |= {name: getattr(data, name, None) for name in ("validation_inputs", "validation_labels")}
+    weights = getattr(data, "train_weights", None)
     probes = jnp.asarray(data.test_inputs)
     common: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch_size}
     teachers: list[np.ndarray] = []
@@ -112,7 +119,8 @@ def run_pairs(
     for member in range(members):
         draw = np.random.default_rng((seed, member))
         chosen = draw.integers(0, rows, size) if resample == "data" else np.arange(size)
-        own = _Drawn(inputs[chosen], labels[chosen], **test)
+        weigh = None if weights is None else np.asarray(weights)[chosen]
+        own = _Drawn(inputs[chosen], labels[chosen], train_weights=weigh, **beside)
         model_seed, order = (int(x) for x in draw.integers(0, 2**31, 2))
         teacher = fit(
             build(model_seed),

@@ -12,6 +12,7 @@ from sparsekd_jax.operators.base import (
     Claims,
     ConvergenceError,
     Domain,
+    Operator,
     SofteningOperator,
     TemperatureRange,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Domain",
     "EntropyProjection",
     "EuclideanEntropyProjection",
+    "Operator",
     "PowerTransform",
     "SofteningOperator",
     "TableRow",

@@ -7,7 +7,7 @@ root that was not found visible.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -343,3 +343,7 @@ def _compute(
 
 
 _run = jax.jit(_compute, static_argnums=0)
+
+
+Operator = SofteningOperator | Callable[[Array, ArrayLike], Array]
+"""A softening operator, or a plain function ``(p, temperature) -> q``."""

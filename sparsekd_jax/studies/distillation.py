@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import platform
 import re
 import shlex
 import time
@@ -11,12 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import optax  # type: ignore[import-untyped]
 from flax import nnx
 
-import sparsekd_jax
 from sparsekd_jax import distill, operators, sparsity
+from sparsekd_jax.studies.environment import environment
 from sparsekd_jax.studies.verdicts import verdict_table
 from sparsekd_jax.studies.workloads import WORKLOADS, Workload
 
@@ -285,7 +283,6 @@ def run(
     verdicts = verdict_table([operators.parse(name) for name in settings.operators] if laws else [])
     return {
         "study": settings.data,
-        "version": sparsekd_jax.__version__,
         "command": command(settings),
         "configuration": json.loads(json.dumps(dataclasses.asdict(settings))),
         "data": {
@@ -299,11 +296,7 @@ def run(
         "summary": summarise(runs, settings),
         "runs": runs,
         "verdicts": verdicts,
-        "environment": {
-            "jax": jax.__version__,
-            "device": jax.devices()[0].device_kind,
-            "python": platform.python_version(),
-        },
+        "environment": environment(),
         "timing": {
             "training_seconds": round(trained - started, 2),
             "laws_seconds": round(time.perf_counter() - trained, 2),

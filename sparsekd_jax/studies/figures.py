@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from sparsekd_jax._page import OKABE_ITO
+from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure
 from sparsekd_jax.distill import Operator
 from sparsekd_jax.operators.base import SofteningOperator
 from sparsekd_jax.studies.workloads import Metric
@@ -23,26 +23,6 @@ _METHODS = {
     "one-shot": (OKABE_ITO["vermillion"], "^"),
     "staged": (OKABE_ITO["blue"], "D"),
 }
-_STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#8a94a0",
-    "axes.labelcolor": "#1c2430",
-    "xtick.color": "#5a6675",
-    "ytick.color": "#5a6675",
-    "grid.color": "#e1e6ec",
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-}
-
-
-def _figure(width: float, height: float, **kwargs: Any) -> tuple["Figure", Any]:
-    """A figure of its own, outside pyplot's global state, so that nothing has to be closed."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(**kwargs)
 
 
 def metric_dots(rows: Sequence[dict[str, Any]], metric: Metric) -> "Figure":
@@ -57,8 +37,8 @@ def metric_dots(rows: Sequence[dict[str, Any]], metric: Metric) -> "Figure":
     """
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(7.2, 0.9 + 0.55 * len(rows))
+    with mpl.rc_context(FIGURE_STYLE):
+        figure, axes = new_figure(7.2, 0.9 + 0.55 * len(rows))
         for i, row in enumerate(rows):
             colour, marker = _METHODS[row["method"]]
             values = metric.factor * np.asarray(row["values"])
@@ -103,8 +83,8 @@ def stage_curves(
     """
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):
-        figure, (top, bottom) = _figure(
+    with mpl.rc_context(FIGURE_STYLE):
+        figure, (top, bottom) = new_figure(
             9.0, 5.2, nrows=2, sharex=True, gridspec_kw={"height_ratios": [3.2, 1]}
         )
         level = metric.factor * teacher
@@ -175,8 +155,8 @@ def softening_field(operator: Operator, temperature: float, name: str = "") -> "
     """
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(4.3, 4.1)
+    with mpl.rc_context(FIGURE_STYLE):
+        figure, axes = new_figure(4.3, 4.1)
         draw_softening_field(axes, operator, temperature, name)
     return figure
 

@@ -433,17 +433,16 @@ def figure(paths: dict[str, Sequence[HomotopyPath]]) -> "Figure":
         ValueError: no paths, or seeds of a label with different sparsities.
     """
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
-    from sparsekd_jax._page import OKABE_ITO
+    from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure
 
     if not paths or not all(paths.values()):
         raise ValueError("paths is empty, or one of its labels is: nothing to draw")
     colours = [OKABE_ITO[name] for name in ("blue", "vermillion", "green", "orange", "purple", "sky")]
     markers = ("o", "^", "D", "s", "v", "P")
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        drawn = Figure(figsize=(7.6, 5.0), layout="constrained")
-        top, bottom = drawn.subplots(nrows=2, sharex=True, gridspec_kw={"height_ratios": [2.2, 1]})
+    with mpl.rc_context(FIGURE_STYLE):
+        ratios = {"height_ratios": [2.2, 1]}
+        drawn, (top, bottom) = new_figure(7.6, 5.0, nrows=2, sharex=True, gridspec_kw=ratios)
         for i, (label, seeds) in enumerate(paths.items()):
             colour, marker = colours[i % len(colours)], markers[i % len(markers)]
             x = 100 * np.asarray(seeds[0].sparsities)
@@ -459,11 +458,11 @@ def figure(paths: dict[str, Sequence[HomotopyPath]]) -> "Figure":
             bottom.plot(x[1:], steps.T, color=colour, lw=0.7, alpha=0.35)
             bottom.plot(x[1:], steps.mean(axis=0), color=colour, lw=2, marker=marker, ms=5)
         top.set_ylabel(f"distance to the teacher\n({seeds[0].distance})")
-        top.legend(frameon=False, title="filled: recovered; hollow: just pruned", title_fontsize=9)
+        top.legend(title="filled: recovered; hollow: just pruned", title_fontsize=9)
         bottom.set_ylabel("step length")
         bottom.set_xlabel("zeros, %")
         for axes in (top, bottom):
             axes.set_ylim(bottom=0)
-            axes.grid(axis="y", color="#e1e6ec")
+            axes.grid(axis="y")
             axes.set_axisbelow(True)
     return drawn

@@ -13,10 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax import simplex
 from sparsekd_jax.operators import ConvexMixture, PowerTransform, TsallisSoftening, reciprocal_schedule
-from sparsekd_jax.operators.base import SofteningOperator
-
-Operator = SofteningOperator | Callable[[Array, ArrayLike], Array]
-"""A softening operator, or a plain function ``(p, temperature) -> q``."""
+from sparsekd_jax.operators.base import Operator, SofteningOperator
 
 # Of the search. Nearer the boundary than e^FLOOR = 1.5e-8 the rounding of p shows in the derivative by AD.
 _POINTS, _SURVIVORS, _ROUNDS, _FLOOR = 2048, 64, 12, -18.0
@@ -296,11 +293,6 @@ def _compiled_jacobians(operator: Any, rows: Array, temperature: Array) -> Array
     return slopes[..., 0, :] @ along[None]
 
 
-@jax.jit
-def _compiled_rows(operator: Any, rows: Array, temperature: Array) -> Array:
-    return operator(rows, temperature)
-
-
 def jacobians_unchecked(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
     """Projected Jacobians of rows ``[N, K]`` by AD, along the face at zeros; not finite where AD is not."""
     with jax.enable_x64(True):
@@ -316,25 +308,5 @@ def jacobians(operator: Operator, rows: np.ndarray, temperature: float) -> np.nd
         ~np.isfinite(out).all((-1, -2)),
         "p",
         lambda i: f"the derivative of {operator_name(operator)} is not finite at {rows[i].tolist()}",
-    )
-    return out
-
-
-def soften(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
-    """F_T of samples ``[N, K]``, refused where a sample has an empty class and F is not defined there."""
-    if isinstance(operator, SofteningOperator) and operator.claims.domain == "interior":
-        empty = (rows == 0).any(-1)
-        if empty.any():
-            raise ValueError(
-                f"{int(empty.sum())} of {len(rows)} samples have an empty class, where {operator.name} is "
-                "not defined: use method='delta' (num_samples=None for a map), or another operator"
-            )
-    with jax.enable_x64(True):
-        arguments = (_batched(operator), jnp.asarray(rows), jnp.asarray(temperature, jnp.float64))
-        out = np.asarray(_compiled_rows(*arguments))
-    simplex.refuse(
-        ~np.isfinite(out).all(-1),
-        "sample",
-        lambda i: f"{operator_name(operator)} gives {out[i].tolist()} for {rows[i].tolist()}",
     )
     return out

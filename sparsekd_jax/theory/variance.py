@@ -17,7 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from sparsekd_jax.theory.slopes import Operator, jacobians, operator_name, rows_of, soften
+from sparsekd_jax import simplex
+from sparsekd_jax.operators import Operator, SofteningOperator
+from sparsekd_jax.theory._softening import soften
+from sparsekd_jax.theory.slopes import jacobians, operator_name, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -184,7 +187,7 @@ def variance_amplification(
         sampled = _monte_carlo(operator, row, temperature, num_samples, key, draws)
     if method == "exact":
         outcomes, weights = _outcomes(row[None], num_samples)
-        softened = soften(operator, outcomes / num_samples, temperature)
+        softened = _soften_samples(operator, outcomes / num_samples, temperature)
         exact = ClassVariances(_weighted_variance(weights, softened)[0])
     return Amplification(
         operator=operator_name(operator),
@@ -225,13 +228,31 @@ def amplification_map(
         after = _delta(operator, points, temperature).sum(-1)
     else:
         outcomes, weights = _outcomes(points, num_samples)
-        softened = soften(operator, outcomes / num_samples, temperature)
+        softened = _soften_samples(operator, outcomes / num_samples, temperature)
         after = num_samples * _weighted_variance(weights, softened).sum(-1)
     samples = "n → ∞" if num_samples is None else f"n = {num_samples}"
     return _draw_map(points, after / before, f"{operator_name(operator)}, T = {temperature:g}, {samples}")
 
 
 # -- three ways to a variance ----------------------------------------------------------------------------
+
+
+def _soften_samples(operator: Operator, samples: np.ndarray, temperature: float) -> np.ndarray:
+    """F_T of samples ``[N, K]``, refused where a sample has an empty class and F is not defined there."""
+    if isinstance(operator, SofteningOperator) and operator.claims.domain == "interior":
+        empty = (samples == 0).any(-1)
+        if empty.any():
+            raise ValueError(
+                f"{int(empty.sum())} of {len(samples)} samples have an empty class, where {operator.name} is "
+                "not defined: use method='delta' (num_samples=None for a map), or another operator"
+            )
+    out = soften(operator, samples, temperature)
+    simplex.refuse(
+        ~np.isfinite(out).all(-1),
+        "sample",
+        lambda i: f"{operator_name(operator)} gives {out[i].tolist()} for {samples[i].tolist()}",
+    )
+    return out
 
 
 def _delta(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
@@ -254,7 +275,7 @@ def _monte_carlo(
         raise ValueError("the Monte Carlo method draws: give key=jax.random.key(seed)")
     with jax.enable_x64(True):
         counts = np.asarray(_counts(key, jnp.asarray(p), jnp.asarray(float(n)), draws))
-    gaps = soften(operator, counts / n, temperature)
+    gaps = _soften_samples(operator, counts / n, temperature)
     gaps = gaps - gaps.mean(axis=0)
     unbiased = draws / (draws - 1)
     squares = gaps**2 * unbiased

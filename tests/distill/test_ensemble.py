@@ -97,6 +97,13 @@ def test_what_cannot_share_a_program_is_named(change, message):
         distill.run_ensemble(data=BLOBS, **{**SETTINGS, **given, **change})
 
 
+def test_batches_are_not_taken_for_their_first():
+    given = {"students": [mlp(1)], "teachers": [mlp(3)], "plans": plan(), "seeds": (1,)}
+    batches = distill.Batches([], BLOBS.test_inputs, BLOBS.test_labels)
+    with pytest.raises(ValueError, match="run_ensemble needs arrays in memory: run the members one by one"):
+        distill.run_ensemble(data=batches, **{**SETTINGS, **given})
+
+
 def test_a_diverging_member_is_named():
     broken = dataclasses.replace(BLOBS, train_inputs=np.full_like(BLOBS.train_inputs, np.nan))
     teachers = [np.zeros((60, 3), np.float32)] * 2

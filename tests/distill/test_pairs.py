@@ -1,5 +1,7 @@
 """Pairs of teacher and student on data drawn anew: who learns from what."""
 
+import dataclasses
+
 import numpy as np
 import optax
 import pytest
@@ -87,6 +89,20 @@ def test_what_varies_is_what_was_drawn():
     assert by_data.teachers.var(axis=0).max() > 1e-5
 
 
+def test_weights_and_validation_go_along(monkeypatch):
+    extras = ["train_weights", "validation_inputs", "validation_labels"]
+    made = dataclasses.make_dataclass("Whole", extras, bases=(type(BLOBS),), frozen=True)
+    weights = BLOBS.train_inputs[:, 0] ** 2
+    whole = made(*dataclasses.astuple(BLOBS), weights, BLOBS.test_inputs, BLOBS.test_labels)
+    early = {"early": distill.stages(sparsity=0.6, num_stages=1, total_steps=10, patience=1)}
+    calls = []
+    honest = pairs.run
+    monkeypatch.setattr(pairs, "run", lambda *a, **k: calls.append(a[2]) or honest(*a, **k))
+    distill.run_pairs(mlp, whole, early, **{**SETTINGS, "members": 2})
+    for own in calls:
+        np.testing.assert_array_equal(own.train_weights, own.train_inputs[:, 0] ** 2)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -100,5 +116,8 @@ def test_what_varies_is_what_was_drawn():
 def test_what_cannot_be_drawn_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         run(**changes)
+    batches = distill.Batches([], BLOBS.test_inputs, BLOBS.test_labels)
+    with pytest.raises(ValueError, match="run_pairs needs arrays in memory"):
+        distill.run_pairs(mlp, batches, PLANS, **SETTINGS)
     with pytest.raises(ValueError, match="plans is empty"):
         distill.run_pairs(mlp, BLOBS, {}, **SETTINGS)

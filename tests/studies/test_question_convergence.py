@@ -9,6 +9,7 @@ import pytest
 from sparsekd_jax import data
 from sparsekd_jax.studies.questions import convergence
 from sparsekd_jax.studies.questions._digits import principal_features
+from sparsekd_jax.studies.questions.answer import contradicted
 
 SMALL = {"problems": 100, "rows": 60, "components": 3, "subsets": 2, "runs": 10, "stages": 16}
 
@@ -81,7 +82,7 @@ def test_half_of_the_bound_is_seen_to_be_exceeded(monkeypatch, x64):
     (evidence,), (table,) = convergence.random_problems(100)
     assert evidence.stands is False
     assert table.rows[0][1] > 0
-    verdict = convergence._verdict([evidence])
+    verdict = contradicted([evidence])
     assert verdict.startswith("No answer")
     assert f"{table.rows[0][1]} of 100" in verdict
 

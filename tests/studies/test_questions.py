@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from sparsekd_jax import operators
 from sparsekd_jax.cli import app
 from sparsekd_jax.studies import questions
-from sparsekd_jax.studies.questions import partial_access, sparse_students, stages
+from sparsekd_jax.studies.questions import _digits, partial_access, sparse_students, stages
 from sparsekd_jax.theory import bias_variance, homotopy
 
 GRID = sparse_students.Grid(
@@ -70,6 +70,7 @@ def test_terms_that_do_not_add_up_are_seen(monkeypatch):
     monkeypatch.setattr(bias_variance, "compare", halved)
     broken = sparse_students.answer(grid=dataclasses.replace(GRID, temperatures=(1.0,)))
     assert stands(broken, "difference of the risks") is False
+    assert broken.verdict.startswith("No answer")
 
 
 def test_the_words_follow_the_cells():
@@ -119,14 +120,16 @@ def test_paths_are_measured_under_both_budgets(path_answer):
 def test_a_measure_that_is_no_metric_is_seen(monkeypatch):
     """The twin: lengths that leave out a step are shorter than the distance of the ends."""
     monkeypatch.setattr(homotopy.HomotopyPath, "length", property(lambda self: 0.5 * self.chord))
-    assert stands(stages.answer(effort=EFFORT), "no path is shorter") is False
+    broken = stages.answer(effort=EFFORT)
+    assert stands(broken, "no path is shorter") is False
+    assert broken.verdict.startswith("No answer")
 
 
 def test_cutting_drops_the_smallest_weights_of_all_kernels():
     import jax
     from flax import nnx
 
-    _, params = nnx.split(stages._network(EFFORT, 0))
+    _, params = nnx.split(_digits.network(EFFORT.hidden, 0))
     ranks, size = stages._magnitude_ranks(params)
     weights = np.concatenate([np.abs(x).ravel() for x in jax.tree.leaves(params) if x.ndim >= 2])
     placed = np.concatenate(

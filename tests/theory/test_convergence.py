@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsekd_jax import operators
+from sparsekd_jax.theory._softening import soften
 from sparsekd_jax.theory.convergence import (
     TrackingBound,
     penalty_path,
@@ -20,7 +21,6 @@ from sparsekd_jax.theory.convergence import (
     track,
     tracking_error,
 )
-from sparsekd_jax.theory.equivalence.gaps import soften
 
 ROWS, FEATURES, CLASSES = 6, 3, 3
 STAGES, STEPS = 6, 3

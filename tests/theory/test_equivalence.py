@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsekd_jax import operators
+from sparsekd_jax.theory._softening import soften
 from sparsekd_jax.theory.equivalence import (
     classes,
     compare_students,
@@ -21,7 +22,7 @@ from sparsekd_jax.theory.equivalence import (
     nearest_temperature,
     tangent_features,
 )
-from sparsekd_jax.theory.equivalence.gaps import pull_back, soften
+from sparsekd_jax.theory.equivalence.gaps import pull_back
 
 POWER, MIXTURE = operators.PowerTransform(), operators.ConvexMixture()
 FAMILIES = {

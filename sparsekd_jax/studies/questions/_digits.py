@@ -9,8 +9,9 @@ import optax  # type: ignore[import-untyped]
 from flax import nnx
 from jaxtyping import Float
 
-from sparsekd_jax import data, distill, models, operators
+from sparsekd_jax import data, distill, operators
 from sparsekd_jax._page import OKABE_ITO
+from sparsekd_jax.studies.workloads import WORKLOADS
 
 OPERATORS: dict[str, operators.SofteningOperator] = {
     "power": operators.PowerTransform(),
@@ -36,12 +37,19 @@ LOOKS = dict(
 """A colour and a marker for each: never colour alone."""
 
 
-def digits_teachers(seeds: Sequence[int] | range, steps: int, widths: Sequence[int]) -> list[nnx.Module]:
+def network(hidden: Sequence[int], seed: int) -> nnx.Module:
+    """The workload's network with hidden layers of these widths."""
+    return WORKLOADS["digits"].build({"hidden": hidden}, seed)
+
+
+def digits_teachers(
+    seeds: Sequence[int] | range, steps: int, hidden: Sequence[int], *, learning_rate: float = 3e-3
+) -> list[nnx.Module]:
     """MLPs fitted to the labels of digits, one a seed of weights and order."""
-    optimizer, digits = optax.adamw(3e-3), data.digits()
+    optimizer, digits = optax.adamw(learning_rate), data.digits()
     return [
         distill.fit(
-            models.MLP(widths, rngs=nnx.Rngs(seed)),
+            network(hidden, seed),
             digits,
             steps=steps,
             optimizer=optimizer,

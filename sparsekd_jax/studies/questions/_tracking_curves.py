@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from sparsekd_jax.studies import figures
+from sparsekd_jax._page import FIGURE_STYLE, new_figure
 from sparsekd_jax.studies.questions._digits import LOOKS, OPERATORS, rounded, show
 from sparsekd_jax.studies.questions.answer import Evidence, Picture, Table
+from sparsekd_jax.theory._softening import soften
 from sparsekd_jax.theory.convergence import PenaltyPath, follow, penalty_path, tracking_error
-from sparsekd_jax.theory.equivalence.gaps import soften
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -165,8 +165,8 @@ class Curves:
     def _draw(self) -> "Figure":
         import matplotlib as mpl
 
-        with mpl.rc_context(figures._STYLE):
-            figure, axes = figures._figure(9.2, 4.3, ncols=2)
+        with mpl.rc_context(FIGURE_STYLE):
+            figure, axes = new_figure(9.2, 4.3, ncols=2)
             for ax, n, errors, bounds, title in (
                 (
                     axes[0],

@@ -28,6 +28,21 @@ class Evidence:
     stands: bool | None
 
 
+def contradicted(evidence: Sequence[Evidence]) -> str | None:
+    """The verdict where a theorem or a witness came out against its claim; None where all stand.
+
+    >>> contradicted([Evidence("measurement", "c.", "f.", False)]) is None
+    True
+    >>> contradicted([Evidence("theorem", "c.", "f.", False)])[:9]
+    'No answer'
+    """
+    broken = [e for e in evidence if e.kind != "measurement" and e.stands is False]
+    if not broken:
+        return None
+    against = " ".join(f"{e.claim} {e.found}" for e in broken)
+    return f"No answer: a check of what is proved came out against it, so this program is wrong. {against}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """Numbers behind an answer.

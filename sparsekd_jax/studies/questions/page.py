@@ -1,15 +1,12 @@
 """Answers on disk: one page, its figures, and the numbers."""
 
 import json
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
-import sparsekd_jax
 from sparsekd_jax import _page
+from sparsekd_jax.studies.environment import environment
 from sparsekd_jax.studies.questions.answer import Answer
 
 
@@ -31,14 +28,8 @@ def write_answers(answers: Sequence[Answer], out: str | Path, *, command: str) -
 
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {
-        "version": sparsekd_jax.__version__,
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        "python": platform.python_version(),
-    }
     described = [answer.describe() for answer in answers]
-    numbers = {"command": command, "environment": environment, "answers": described}
+    numbers = {"command": command, "environment": environment(), "answers": described}
     paths = {name: folder / name for name in ("theory.html", "theory.json")}
     paths["theory.json"].write_text(json.dumps(_plain(numbers), indent=1, ensure_ascii=False) + "\n", "utf-8")
     page = _page.render(
@@ -49,7 +40,7 @@ def write_answers(answers: Sequence[Answer], out: str | Path, *, command: str) -
         uris={p.name: _page.figure_uri(p.figure) for answer in answers for p in answer.pictures},
         cell=_cell,
         command=command,
-        environment=environment,
+        environment=environment(),
     )
     paths["theory.html"].write_text(page, "utf-8")
     for answer in answers:

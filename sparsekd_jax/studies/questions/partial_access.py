@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 import optax  # type: ignore[import-untyped]
-from flax import nnx
 
-from sparsekd_jax import data, distill, models, operators
-from sparsekd_jax._page import OKABE_ITO
-from sparsekd_jax.studies.questions.answer import Answer, Evidence, Picture, Table
-from sparsekd_jax.theory import slopes
+from sparsekd_jax import data, distill, operators
+from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure
+from sparsekd_jax.studies.questions._digits import digits_teachers, network, probabilities
+from sparsekd_jax.studies.questions.answer import Answer, Evidence, Picture, Table, contradicted
+from sparsekd_jax.theory._softening import soften
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ def answer(
         question=QUESTION,
         statement=STATEMENT,
         evidence=evidence,
-        verdict=_verdict(access, rows, biases),
+        verdict=contradicted(evidence) or _verdict(access, rows, biases),
         tables=[_table(access, rows)],
         pictures=[
             Picture(
@@ -105,7 +105,7 @@ def answer(
 
 
 def _soften(name: str, p: np.ndarray, temperature: float) -> np.ndarray:
-    return slopes.soften(operators.parse(name), p, temperature)
+    return soften(operators.parse(name), p, temperature)
 
 
 def _worst_bias(name: str, temperature: float, samples: int = 6) -> float:
@@ -190,19 +190,11 @@ def _students(access: Access, say: Callable[[str], None]) -> list[dict[str, Any]
     digits = data.digits()
     optimizer = optax.adamw(1e-3)
     found: dict[tuple[str, int | None], list[tuple[float, float]]] = {}
-    for seed in range(access.seeds):
-        say(f"teacher {seed + 1} of {access.seeds} and its students")
-        teacher = distill.fit(
-            _network(access, seed),
-            digits,
-            steps=access.teacher_steps,
-            optimizer=optimizer,
-            seed=2 * seed,
-            record_every=access.teacher_steps,
-        ).student
-        logits = np.asarray(teacher(jnp.asarray(digits.train_inputs)), np.float64)
-        probs = np.exp(logits - logits.max(-1, keepdims=True))
-        probs /= probs.sum(-1, keepdims=True)
+    say("teachers")
+    teachers = digits_teachers(range(access.seeds), access.teacher_steps, access.hidden, learning_rate=1e-3)
+    for seed, teacher in enumerate(teachers):
+        say(f"students of teacher {seed + 1} of {access.seeds}")
+        probs = probabilities(teacher, digits.train_inputs)
         draw = np.random.default_rng(seed)
         for count in (None, *access.labels):
             seen = probs if count is None else draw.multinomial(count, probs) / count
@@ -219,12 +211,12 @@ def _students(access: Access, say: Callable[[str], None]) -> list[dict[str, Any]
                     soften_student=True,
                 )
                 final = distill.run(
-                    _network(access, 1000 + seed),
+                    network(access.hidden, 1000 + seed),
                     jnp.asarray(targets),
                     digits,
                     plan,
                     optimizer=optimizer,
-                    seed=2 * seed + 1,
+                    seed=seed,
                     record_every=access.steps,
                 ).final
                 found.setdefault((name, count), []).append((final.mean_nll, final.accuracy))
@@ -238,10 +230,6 @@ def _students(access: Access, say: Callable[[str], None]) -> list[dict[str, Any]
         }
         for (name, count), values in found.items()
     ]
-
-
-def _network(access: Access, seed: int) -> nnx.Module:
-    return models.MLP((64, *access.hidden, 10), rngs=nnx.Rngs(seed))
 
 
 def _row(rows: Sequence[dict[str, Any]], name: str, count: int | None) -> dict[str, Any]:
@@ -321,12 +309,10 @@ def _bracket(interval: distill.Interval, factor: float, decimals: int) -> str:
 
 def _figure(access: Access, rows: Sequence[dict[str, Any]]) -> "Figure":
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
     styles = {"power": ("blue", "o"), "mixture": ("vermillion", "^")}
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        drawn = Figure(figsize=(6.0, 3.8), layout="constrained")
-        axes = drawn.subplots()
+    with mpl.rc_context(FIGURE_STYLE):
+        drawn, axes = new_figure(6.0, 3.8)
         for name, (colour, marker) in styles.items():
             intervals = [_row(rows, name, count)["nll"] for count in access.labels]
             means = [i.mean for i in intervals]
@@ -346,7 +332,7 @@ def _figure(access: Access, rows: Sequence[dict[str, Any]]) -> "Figure":
         axes.set_xlabel("sampled labels an image, N")
         axes.set_ylabel("test NLL, nats")
         axes.set_ylim(bottom=0)
-        axes.grid(axis="y", color="#e1e6ec")
+        axes.grid(axis="y")
         axes.set_axisbelow(True)
-        axes.legend(frameon=False)
+        axes.legend()
     return drawn

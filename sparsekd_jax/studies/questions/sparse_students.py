@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optax  # type: ignore[import-untyped]
-from flax import nnx
 
-from sparsekd_jax import data, distill, models, operators
+from sparsekd_jax import data, distill, operators
 from sparsekd_jax._page import OKABE_ITO
-from sparsekd_jax.studies.questions.answer import Answer, Evidence, Picture, Table
+from sparsekd_jax.studies.questions._digits import network
+from sparsekd_jax.studies.questions.answer import Answer, Evidence, Picture, Table, contradicted
 from sparsekd_jax.theory import bias_variance, variance
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def answer(
         question=QUESTION,
         statement=STATEMENT,
         evidence=evidence,
-        verdict=_verdict(grid, sparse, won, lost, cells),
+        verdict=contradicted(evidence) or _verdict(grid, sparse, won, lost, cells),
         tables=[_table(grid, cells)],
         pictures=[
             Picture(
@@ -132,7 +132,7 @@ def _cells(grid: Grid, say: Callable[[str], None]) -> tuple[list[dict[str, Any]]
     cells, gaps = [], []
     for size in grid.sizes:
         pairs = distill.run_pairs(
-            functools.partial(_network, grid),
+            functools.partial(network, grid.hidden),
             digits,
             {str(condition): plan for condition, plan in plans.items()},
             members=grid.members,
@@ -161,10 +161,6 @@ def _cells(grid: Grid, say: Callable[[str], None]) -> tuple[list[dict[str, Any]]
                 }
             )
     return cells, gaps
-
-
-def _network(grid: Grid, seed: int) -> nnx.Module:
-    return models.MLP((64, *grid.hidden, 10), rngs=nnx.Rngs(seed))
 
 
 def _saying(say: Callable[[str], None], size: int) -> Callable[[int, int], None]:

@@ -11,9 +11,10 @@ import numpy as np
 import optax  # type: ignore[import-untyped]
 from flax import nnx
 
-from sparsekd_jax import data, distill, models
-from sparsekd_jax._page import OKABE_ITO
-from sparsekd_jax.studies.questions.answer import Answer, Evidence, Picture, Table
+from sparsekd_jax import data, distill
+from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure
+from sparsekd_jax.studies.questions._digits import digits_teachers, network
+from sparsekd_jax.studies.questions.answer import Answer, Evidence, Picture, Table, contradicted
 from sparsekd_jax.theory import homotopy
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def answer(
         question=QUESTION,
         statement=STATEMENT,
         evidence=evidence,
-        verdict=_verdict(compared, modulus),
+        verdict=contradicted(evidence) or _verdict(compared, modulus),
         tables=[_table(effort, runs, compared)],
         pictures=[
             Picture(
@@ -132,16 +133,9 @@ def _runs(effort: Effort, say: Callable[[str], None]) -> tuple[list[_Run], dict[
     loss = _loss_of(digits, effort)
     runs: list[_Run] = []
     modulus: dict[str, homotopy.Modulus] = {}
-    for seed in range(effort.seeds):
-        say(f"teacher {seed + 1} of {effort.seeds}")
-        teacher = distill.fit(
-            _network(effort, seed),
-            digits,
-            steps=effort.teacher_steps,
-            optimizer=optimizer,
-            seed=2 * seed,
-            record_every=effort.teacher_steps,
-        ).student
+    say("teachers")
+    teachers = digits_teachers(range(effort.seeds), effort.teacher_steps, effort.hidden, learning_rate=1e-3)
+    for seed, teacher in enumerate(teachers):
         if seed == 0:
             modulus = _moduli(teacher, probes)
         for share in effort.sparsities:
@@ -172,7 +166,7 @@ def _train(
         **steps,  # type: ignore[arg-type]
     )
     result = distill.run(
-        teacher, teacher, digits, plan, optimizer=optimizer, seed=2 * seed + 1, record_every=effort.steps
+        teacher, teacher, digits, plan, optimizer=optimizer, seed=seed, record_every=effort.steps
     )
     path = homotopy.path_of_result(result, jnp.asarray(digits.test_inputs))
     barriers = [homotopy.barrier(loss, a, b, points=7).height for a, b in itertools.pairwise(result.path)]
@@ -182,7 +176,7 @@ def _train(
 def _loss_of(digits: data.Arrays, effort: Effort) -> Callable[[Any], jax.Array]:
     """Training loss of the study's network as a function of its parameters; one object, compiled once."""
     inputs, labels = jnp.asarray(digits.train_inputs[:512]), jnp.asarray(digits.train_labels[:512])
-    graphdef, state = nnx.split(_network(effort, 0))
+    graphdef, state = nnx.split(network(effort.hidden, 0))
 
     def loss(pure: Any) -> jax.Array:
         own = jax.tree.map(lambda leaf: leaf, state)
@@ -190,10 +184,6 @@ def _loss_of(digits: data.Arrays, effort: Effort) -> Callable[[Any], jax.Array]:
         return jnp.mean(distill.cross_entropy(nnx.merge(graphdef, own)(inputs), labels))
 
     return loss
-
-
-def _network(effort: Effort, seed: int) -> nnx.Module:
-    return models.MLP((64, *effort.hidden, 10), rngs=nnx.Rngs(seed))
 
 
 def _moduli(teacher: nnx.Module, probes: jax.Array) -> dict[str, homotopy.Modulus]:
@@ -387,18 +377,16 @@ def _points(interval: distill.Interval) -> str:
 
 def _modulus_figure(modulus: dict[str, homotopy.Modulus]) -> "Figure":
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
     styles = {"weights cut": ("vermillion", "^"), "weights faded": ("blue", "o")}
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        drawn = Figure(figsize=(5.4, 3.6), layout="constrained")
-        axes = drawn.subplots()
+    with mpl.rc_context(FIGURE_STYLE):
+        drawn, axes = new_figure(5.4, 3.6)
         for name, found in modulus.items():
             colour, marker = styles[name]
             axes.loglog(found.steps, found.values, marker=marker, color=OKABE_ITO[colour], label=name, lw=1.8)
         axes.set_xlabel("step h in sparsity")
         axes.set_ylabel("ω(h), Fisher–Rao, radians")
-        axes.grid(color="#e1e6ec")
+        axes.grid()
         axes.set_axisbelow(True)
-        axes.legend(frameon=False)
+        axes.legend()
     return drawn

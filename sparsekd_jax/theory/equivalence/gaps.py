@@ -11,10 +11,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax import simplex
-from sparsekd_jax.operators import SofteningOperator
-
-Operator = SofteningOperator | Callable[[Array, ArrayLike], Array]
-"""A softening operator, or a plain function ``(p, temperature) -> q`` of one distribution ``[K]``."""
+from sparsekd_jax.operators import Operator
+from sparsekd_jax.theory._softening import soften
 
 Temperatures = float | tuple[float, float]
 """One temperature for both operators, or one each."""
@@ -176,26 +174,6 @@ def tangent_features(
 
 
 # -- shared with the modules beside this one ----------------------------------------------------------
-
-
-def soften(operator: Operator, p: Float[np.ndarray, "N K"], temperature: float) -> Float[np.ndarray, "N K"]:
-    """F_T(P) in float64, whatever the setting of the process; compiled for few numbers of rows."""
-    bucket = 64
-    while bucket < len(p):
-        bucket *= 4
-    padded = p[np.arange(bucket) % len(p)]
-    with jax.enable_x64(True):
-        rows = jnp.asarray(padded, jnp.float64)
-        if isinstance(operator, SofteningOperator):
-            return np.asarray(operator(rows, temperature))[: len(p)]
-        by_row: Callable[..., Any] = operator
-        try:
-            q = np.asarray(jax.vmap(lambda row: by_row(row, temperature))(rows), np.float64)[: len(p)]
-        except jax.errors.JAXTypeError:  # numpy code
-            q = np.stack([np.asarray(by_row(row, temperature), np.float64) for row in p])
-    if q.shape != p.shape:
-        raise ValueError(f"the operator maps [K] = [{p.shape[1]}] to {q.shape[1:]}; it must return [K]")
-    return q
 
 
 def pull_back(x: np.ndarray, targets: Float[np.ndarray, "N K"]) -> np.ndarray:

@@ -9,8 +9,9 @@ from jaxtyping import ArrayLike, Float
 from scipy import optimize
 from scipy.sparse import csgraph
 
-from sparsekd_jax.operators import SofteningOperator
-from sparsekd_jax.theory.equivalence.gaps import Operator, checked_teacher, pull_back, soften
+from sparsekd_jax.operators import Operator, SofteningOperator
+from sparsekd_jax.theory._softening import soften
+from sparsekd_jax.theory.equivalence.gaps import checked_teacher, pull_back
 
 
 @dataclasses.dataclass(frozen=True)

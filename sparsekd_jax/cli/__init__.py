@@ -1,0 +1,42 @@
+"""The command line: ``sparsekd``. Heavy imports wait inside the commands, so that ``--help`` is instant."""
+
+from typing import Annotated
+
+import typer
+
+from sparsekd_jax.cli.axioms import axioms
+from sparsekd_jax.cli.distill import distill
+from sparsekd_jax.cli.theory import compare, theory
+
+app = typer.Typer(
+    name="sparsekd",
+    help="Sparse knowledge distillation in JAX, with axioms that are checked instead of assumed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (axioms, distill, theory, compare):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="sparsekd")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from sparsekd_jax import __version__
+
+        typer.echo(f"sparsekd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    pass

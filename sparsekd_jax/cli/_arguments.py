@@ -1,0 +1,30 @@
+"""What the commands share: usage errors, and what must be there before minutes of work begin."""
+
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+
+def refuse(option: str, message: str) -> NoReturn:
+    """A usage error: exit status 2, the option named."""
+    raise typer.BadParameter(message, param_hint=f"'{option}'")
+
+
+def require_folder(out: Path) -> None:
+    """Make the directory now: minutes of training should not end at a path that cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".sparsekd-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        refuse("--out", f"{out} cannot be written ({error.strerror}); choose another directory")
+
+
+def require_plots() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        typer.echo("The report needs matplotlib: pip install 'sparsekd_jax[plots]'", err=True)
+        raise typer.Exit(1)
