@@ -39,22 +39,24 @@ def supervised(logits: Array, batch: Batch, knobs: Any) -> tuple[Array, dict[str
 
 
 @functools.lru_cache(maxsize=32)
-def distilled(divergence: str | Divergence, soften_student: bool, teacher_graphdef: Any = None) -> Objective:
+def distilled(divergence: str | Divergence, teacher_graphdef: Any = None) -> Objective:
     """The objective of a stage; one function for equal arguments: a second run finds its compiled scan.
 
-    With the graph of a teacher, the targets are made in the step, from ``knobs["teacher"]``; without, they
-    are the batch's ``log_targets``.
+    ``knobs["operator"]`` softens the student's side, None leaves it. With the graph of a teacher, the targets
+    are made in the step, from ``knobs["teacher"]`` by ``knobs["softener"]``; without, they are the batch's
+    ``log_targets``, whatever made them, so that operators whose student is not softened share a program.
     """
 
     def objective(logits: Array, batch: Batch, knobs: Any) -> tuple[Array, dict[str, Array]]:
-        operator, temperature = knobs["operator"], knobs["temperature"]
+        temperature = knobs["temperature"]
         if teacher_graphdef is None:
             log_targets = batch["log_targets"]
         else:
             taught = nnx.merge(teacher_graphdef, *knobs["teacher"], copy=True)(batch["inputs"])
-            log_targets = soften_targets(operator, jax.lax.stop_gradient(taught), temperature)
-        own = operator if soften_student else None
-        distance = student_divergence(logits, log_targets, own, temperature, divergence=divergence)
+            log_targets = soften_targets(knobs["softener"], jax.lax.stop_gradient(taught), temperature)
+        distance = student_divergence(
+            logits, log_targets, knobs["operator"], temperature, divergence=divergence
+        )
         entropy = cross_entropy(logits, batch["labels"])
         loss = (1 - knobs["alpha"]) * knobs["scale"] * distance + knobs["alpha"] * entropy
         return loss, {"divergence": distance, "cross_entropy": entropy}

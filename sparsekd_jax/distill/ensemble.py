@@ -80,7 +80,7 @@ def run_ensemble(
     params, rest = _stack([_program.split(student)[1:] for student in students])
     carry = (params, rest, jax.vmap(wrapped.init)(params))
     logits = jnp.stack([teacher_logits(t, arrays["inputs"], arrays["labels"]) for t in teachers])
-    program = _members(graphdef, wrapped, plans[0].divergence, plans[0].soften_student)
+    program = _members(graphdef, wrapped, plans[0].divergence)
     judge = _judge(_program.split_for_evaluation(students[0])[0])
     paths = [(nnx.to_pure_dict(params), rest)]
     records: list[tuple[dict[str, Any], dict[str, Array], Any]] = []
@@ -98,8 +98,8 @@ def run_ensemble(
             )
             carry = (pruned, carry[1], state)
         record("pruned", number, step, stage.sparsity, {})
-        knobs = _knobs(plans, number - 1, logits.dtype)
-        softened = jax.vmap(_program.soften_targets)(knobs["operator"], logits, knobs["temperature"])
+        softener, knobs = _knobs(plans, number - 1, logits.dtype)
+        softened = jax.vmap(_program.soften_targets)(softener, logits, knobs["temperature"])
         rates = jnp.asarray([plan.stages[number - 1].rates() for plan in plans], jnp.float32)
         start, end = step, step + stage.steps
         while step < end:
@@ -119,11 +119,9 @@ def run_ensemble(
 
 
 @functools.lru_cache(maxsize=32)
-def _members(
-    graphdef: Any, optimizer: optax.GradientTransformationExtraArgs, divergence: Any, soften_student: bool
-) -> Any:
+def _members(graphdef: Any, optimizer: optax.GradientTransformationExtraArgs, divergence: Any) -> Any:
     """The compiled scan of all members, the same object for the same arguments: a second run finds it."""
-    objective = _program.distilled(divergence, soften_student)
+    objective = _program.distilled(divergence)
 
     def one(
         carry: PyTree, arrays: _program.Batch, softened: Array, knobs: PyTree, index: Array, rates: Array
@@ -164,8 +162,8 @@ def _require_finite(first_bad: Any, stage: int, step: int, total: int, before: P
     )
 
 
-def _knobs(plans: Sequence[Plan], stage: int, dtype: Any) -> dict[str, Any]:
-    """What differs between members, stacked: ``[M]`` arrays, and an operator whose leaves are."""
+def _knobs(plans: Sequence[Plan], stage: int, dtype: Any) -> tuple[Any, dict[str, Any]]:
+    """The softener of the targets and what the scan asks for, stacked: ``[M]`` arrays, operators of them."""
     softeners = [
         plan.operator if isinstance(plan.operator, SofteningOperator) else _program.as_pytree(plan.operator)
         for plan in plans
@@ -173,7 +171,8 @@ def _knobs(plans: Sequence[Plan], stage: int, dtype: Any) -> dict[str, Any]:
     stacked = _stack([jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), op) for op in softeners])
     numbers = ("temperature", "alpha", "scale")
     own = [{name: getattr(plan.stages[stage], name) for name in numbers} for plan in plans]
-    return {"operator": stacked, **{name: jnp.asarray([o[name] for o in own], dtype) for name in numbers}}
+    stacked_numbers = {name: jnp.asarray([o[name] for o in own], dtype) for name in numbers}
+    return stacked, {"operator": stacked if plans[0].soften_student else None, **stacked_numbers}
 
 
 def _require_one_program(

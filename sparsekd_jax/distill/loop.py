@@ -319,17 +319,17 @@ def _lesson(plan: Plan, stage: Stage, taught_by: Taught) -> tuple[Objective, Bat
     params = taught_by[1] if isinstance(taught_by, tuple) else taught_by
     dtype = jnp.result_type(*jax.tree.leaves(params))
     knobs = {
-        "operator": operator,
+        "operator": operator if plan.soften_student else None,
         "temperature": jnp.asarray(stage.temperature, dtype),
         "alpha": jnp.asarray(stage.alpha, dtype),
         "scale": jnp.asarray(stage.scale, dtype),
     }
     if not isinstance(taught_by, tuple):
         targets = _program.soften_targets(operator, taught_by, knobs["temperature"])
-        return _program.distilled(plan.divergence, plan.soften_student), {"log_targets": targets}, knobs
+        return _program.distilled(plan.divergence), {"log_targets": targets}, knobs
     graphdef, params, rest = taught_by
-    objective = _program.distilled(plan.divergence, plan.soften_student, graphdef)
-    return objective, {}, {**knobs, "teacher": (params, rest)}
+    taught = {"softener": operator, "teacher": (params, rest)}
+    return _program.distilled(plan.divergence, graphdef), {}, {**knobs, **taught}
 
 
 def _require_validation(plan: Plan, trainer: Trainer) -> None:

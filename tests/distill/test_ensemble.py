@@ -65,7 +65,7 @@ def test_a_second_ensemble_compiles_nothing():
     same = {"students": [mlp(1)] * 2, "teachers": [mlp(4)] * 2, "data": BLOBS}
     distill.run_ensemble(**same, plans=plan(), seeds=(7, 8), **SETTINGS)
     wrapped = _program.sparsified(SETTINGS["optimizer"], sparsity.is_kernel)
-    program = ensemble._members(nnx.split(mlp(1), nnx.Param, ...)[0], wrapped, "forward-kl", True)
+    program = ensemble._members(nnx.split(mlp(1), nnx.Param, ...)[0], wrapped, "forward-kl")
     before = program._cache_size()
     assert before > 0
     distill.run_ensemble(**same, plans=plan(temperature=3.0, alpha=0.1), seeds=(1, 2), **SETTINGS)

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from sparsekd_jax import distill, models, sparsity
+from sparsekd_jax import distill, models, operators, sparsity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +171,24 @@ def test_a_second_run_compiles_nothing(blobs, result):
     )
     distill.run(mlp(5), mlp(6), blobs, hotter, seed=3, **SETTINGS)
     assert _program.scan_steps._cache_size() == before
+
+
+def test_operators_that_soften_targets_alone_share_a_program(blobs):
+    from sparsekd_jax.distill import _program
+
+    counts = []
+    for operator in ("power", "mixture", "tsallis(1.5)"):
+        plan = distill.stages(
+            operator=operators.parse(operator),
+            temperature=2.0,
+            sparsity=0.6,
+            num_stages=2,
+            total_steps=20,
+            soften_student=False,
+        )
+        distill.run(mlp(1), mlp(0), blobs, plan, seed=0, **SETTINGS)
+        counts.append(_program.scan_steps._cache_size())
+    assert counts[0] == counts[1] == counts[2]
 
 
 def test_sparsity_zero_trains_a_dense_student(blobs):
