@@ -11,10 +11,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparsekd_jax import axioms, data, distill, models, operators, simplex, sparsity, studies, theory
+    from sparsekd_jax import (
+        axioms,
+        data,
+        distill,
+        models,
+        operators,
+        simplex,
+        sparsity,
+        studies,
+        targets,
+        theory,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["axioms", "data", "distill", "models", "operators", "simplex", "sparsity", "studies", "theory"]
+__all__ = [
+    "axioms",
+    "data",
+    "distill",
+    "models",
+    "operators",
+    "simplex",
+    "sparsity",
+    "studies",
+    "targets",
+    "theory",
+]
 
 
 def __getattr__(name: str) -> Any:
