@@ -8,16 +8,19 @@ from jaxtyping import Array
 _SMALL = 0.5
 """|x| below which the Taylor series are used; 1e-17 relative with the terms below."""
 
-_EXPM1_RATIO = [1 / math.factorial(k + 1) for k in range(14, -1, -1)]
-_LOG1P_RATIO = [(-1) ** k / (k + 1) for k in range(18, -1, -1)]
-_EXPM1 = [1 / math.factorial(k) for k in range(15, 0, -1)]
-_DENSITY = [1 / (k * math.factorial(k - 2)) for k in range(17, 1, -1)]
+_EXPM1_RATIO = [1 / math.factorial(k + 1) for k in range(15)]
+_LOG1P_RATIO = [(-1) ** k / (k + 1) for k in range(19)]
+_EXPM1 = [1 / math.factorial(k) for k in range(1, 16)]
+_DENSITY = [1 / (k * math.factorial(k - 2)) for k in range(2, 18)]
 
 
-def _polynomial(coefficients: list[float], x: Array) -> Array:
-    value = jnp.full_like(x, coefficients[0])
-    for coefficient in coefficients[1:]:
-        value = value * x + coefficient
+def _polynomial(coefficients: list[float], x: Array, reach: float = _SMALL) -> Array:
+    """``Σ c_n xⁿ`` for |x| ≤ reach, with the terms that can move the value in the dtype of x."""
+    rounding = float(jnp.finfo(x.dtype).eps) / 8 * coefficients[0]
+    needed = [n for n, c in enumerate(coefficients) if abs(c) * reach**n > rounding]
+    value = jnp.full_like(x, coefficients[needed[-1]])
+    for n in reversed(range(needed[-1])):
+        value = value * x + coefficients[n]
     return value
 
 
@@ -39,7 +42,7 @@ def log1p_ratio(x: Array) -> Array:
     """``log(1 + x)/x`` for x > −1, smooth through 1 at x = 0, with accurate derivatives."""
     small = jnp.abs(x) < 0.12
     far = jnp.where(small, 1, x)
-    return jnp.where(small, _polynomial(_LOG1P_RATIO, jnp.where(small, x, 0)), jnp.log1p(far) / far)
+    return jnp.where(small, _polynomial(_LOG1P_RATIO, jnp.where(small, x, 0), 0.12), jnp.log1p(far) / far)
 
 
 def entropy_density(log_x: Array, x: Array) -> Array:

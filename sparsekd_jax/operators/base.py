@@ -6,6 +6,7 @@ root that was not found visible.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
@@ -17,6 +18,7 @@ from jax.experimental import checkify
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from sparsekd_jax import simplex
+from sparsekd_jax._numerics import row_sum
 
 Domain = Literal["simplex", "interior"]
 
@@ -112,6 +114,10 @@ def claim(
     return {law: Claim(domain, temperatures) for law in laws.split()}
 
 
+BLOCK = 2**18
+"""Elements of a block of rows: 1 MiB in float32, about a core's cache."""
+
+
 class SofteningOperator:
     """Base of the operator families: ``F_T : Δ → Δ``, a pure function of ``(p, T)``.
 
@@ -144,6 +150,8 @@ class SofteningOperator:
     """
 
     family: ClassVar[str]
+    sweeps: ClassVar[bool] = False
+    """Whether the kernel goes over a row again and again: a CPU then takes the rows block by block."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # Not jax.tree_util.register_dataclass: in jax 0.10.2 the treedefs of two such classes with equal
@@ -251,22 +259,45 @@ def centred_log(p: Array) -> Array:
     return jnp.where(positive, jnp.where(near, jnp.log1p(near_gap), jnp.log(far_ratio)), -jnp.inf)
 
 
+@jax.custom_jvp
 def log_normalizer(centred: Array) -> Array:
     """``log Σ exp(centred)`` for rows whose maximum is 0, ``[..., 1]``, accurate relative to itself.
 
     One maximal coordinate contributes exactly 1; the sum of the others goes through log1p, so a row that is
     nearly a vertex keeps the small mass of the rest.
     """
-    others = jnp.where(_is_top(centred), 0, jnp.exp(centred))
-    # The top coordinate is 0 by construction; its derivative, 1/Σ, is that of expm1 at 0.
-    top = jnp.sum(jnp.where(_is_top(centred), jnp.expm1(centred), 0), axis=-1, keepdims=True)
-    return jnp.log1p(jnp.sum(others, axis=-1, keepdims=True) + top)
+    return jnp.log1p(sum_beside_top(centred, jnp.exp(centred)))
 
 
-def _is_top(centred: Array) -> Bool[Array, "*batch K"]:
-    """One-hot of the first maximal coordinate."""
-    top = jnp.argmax(centred, axis=-1, keepdims=True)
-    return jax.lax.broadcasted_iota(top.dtype, centred.shape, centred.ndim - 1) == top
+@log_normalizer.defjvp
+def _log_normalizer_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (centred,), (moved,) = primals, tangents
+    value = log_normalizer(centred)
+    return value, row_sum(jnp.exp(centred - value) * moved)
+
+
+@jax.custom_jvp
+def centred_softmax(centred: Array) -> Array:
+    """``softmax`` of rows whose maximum is 0: one pass less than a softmax that looks for it."""
+    weight = jnp.exp(centred)
+    return weight / row_sum(weight)
+
+
+@centred_softmax.defjvp
+def _centred_softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    q, moved = centred_softmax(*primals), tangents[0]
+    return q, q * (moved - row_sum(q * moved))
+
+
+def sum_beside_top(centred: Array, weight: Array) -> Array:
+    """``Σ w − 1`` for weights that are 1 where ``centred`` is 0 (its maximum), ``[..., 1]``.
+
+    Maxima are counted apart from the sum of the others, which keeps its own relative accuracy. A product with
+    the comparison and no argmax: it fuses into the sum.
+    """
+    top = centred == 0
+    ties = row_sum(top.astype(weight.dtype)) - 1
+    return row_sum(jnp.where(top, 0, weight)) + ties
 
 
 # -- from a call to a kernel -----------------------------------------------------------------------------
@@ -331,15 +362,40 @@ def _compute(
     dtype = x.dtype
     x = x.astype(temperature.dtype)
     op = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(temperature.dtype), op)
-    if entry == "probabilities":
-        q, converged = op._from_probabilities(x, temperature)
-    else:
+
+    def kernel(x: Array, temperature: Array) -> tuple[Array, Array | None]:
+        if entry == "probabilities":
+            return op._from_probabilities(x, temperature)
         top = jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
-        kernel = op._log_kernel if entry == "log" else op._kernel
-        q, converged = kernel(x - top, temperature)
+        return (op._log_kernel if entry == "log" else op._kernel)(x - top, temperature)
+
+    if op.sweeps and x.size >= 2 * BLOCK:
+        q, converged = jax.lax.platform_dependent(
+            x, temperature, cpu=functools.partial(_in_blocks, kernel), default=kernel
+        )
+    else:
+        q, converged = kernel(x, temperature)
     if converged is not None:  # inside jit the only sign that no one can overlook
         q = jnp.where(converged, q, jnp.nan)
     return q.astype(dtype), converged
+
+
+def _in_blocks(kernel: Callable[[Array, Array], Any], x: Array, temperature: Array) -> Any:
+    """The kernel of a block of rows after another: its sweeps then stay in a CPU's cache."""
+    num_classes = x.shape[-1]
+    rows, t = x.reshape(-1, num_classes), temperature.reshape(-1, 1)
+    blocks = -(-rows.shape[0] // max(1, BLOCK // num_classes))
+    size = rows.shape[0] // blocks
+    whole = size * blocks
+
+    def stacked(a: Array) -> Array:
+        return a[:whole].reshape(blocks, size, a.shape[-1])
+
+    done = jax.lax.map(lambda block: kernel(*block), (stacked(rows), stacked(t)))
+    parts = [jax.tree.map(lambda a: a.reshape(whole, a.shape[-1]), done)]
+    if whole < rows.shape[0]:
+        parts.append(kernel(rows[whole:], t[whole:]))
+    return jax.tree.map(lambda *a: jnp.concatenate(a).reshape(*x.shape[:-1], a[0].shape[-1]), *parts)
 
 
 _run = jax.jit(_compute, static_argnums=0)

@@ -13,9 +13,9 @@ from sparsekd_jax.operators.base import (
     Claims,
     SofteningOperator,
     TemperatureRange,
-    _is_top,
     claim,
     log_normalizer,
+    sum_beside_top,
 )
 
 
@@ -40,6 +40,7 @@ class EntropyProjection(SofteningOperator):
     """
 
     family: ClassVar[str] = "entropy-projection"
+    sweeps: ClassVar[bool] = True
 
     @property
     def claims(self) -> Claims:
@@ -72,9 +73,9 @@ class _Escort(NamedTuple):
         c = jnp.where(off, 0, centred)
         weight = jnp.where(off, 0, jnp.exp(beta * c))
         # The largest class weighs exactly 1; apart from it, what is summed is small next to a vertex.
-        others = jnp.where(_is_top(centred), 0, weight)
-        mass, first = row_sum(others), row_sum(others * c)
-        second = row_sum(others * c * c)
+        mass = sum_beside_top(centred, weight)
+        weighted = weight * c  # 0 at the largest class
+        first, second = row_sum(weighted), row_sum(weighted * c)
         normalizer = jnp.log1p(mass)
         mean = first / (1 + mass)
         # log K q; an error of its constant term changes the deficit by that times the deficit only.

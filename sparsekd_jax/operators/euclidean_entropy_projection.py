@@ -41,6 +41,7 @@ class EuclideanEntropyProjection(SofteningOperator):
     """
 
     family: ClassVar[str] = "euclidean-entropy-projection"
+    sweeps: ClassVar[bool] = True
 
     @property
     def claims(self) -> Claims:

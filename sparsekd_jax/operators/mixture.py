@@ -86,15 +86,18 @@ class ConvexMixture(SofteningOperator):
 
     def _from_probabilities(self, p: Array, temperature: Array) -> tuple[Array, None]:
         kept, mixed = self._weights(temperature)
-        warm = kept * p + mixed / p.shape[-1]
+
+        def warm() -> Array:
+            return kept * p + mixed / p.shape[-1]
+
         if not self._default:
-            return warm, None
+            return warm(), None
 
         def with_cold() -> Array:
-            return jnp.where(temperature >= 1, warm, simplex.project(p / temperature))
+            return jnp.where(temperature >= 1, warm(), simplex.project(p / temperature))
 
         # The projection sorts; a batch that is warm throughout does not pay for it.
-        return jax.lax.cond((temperature >= 1).all(), lambda: warm, with_cold), None
+        return jax.lax.cond((temperature >= 1).all(), warm, with_cold), None
 
     def _kernel(self, centred: Array, temperature: Array) -> tuple[Array, None]:
         return self._from_probabilities(jax.nn.softmax(centred, axis=-1), temperature)

@@ -11,6 +11,7 @@ from sparsekd_jax.operators.base import (
     Claims,
     SofteningOperator,
     TemperatureRange,
+    centred_softmax,
     claim,
     log_normalizer,
 )
@@ -44,14 +45,23 @@ class PowerTransform(SofteningOperator):
             },
         )
 
-    def _scaled(self, centred: Array, temperature: Array) -> Array:
-        # A zero stays a zero at every T: no derivative may pass through −inf/T.
-        off = jnp.isneginf(centred)
-        return jnp.where(off, -jnp.inf, jnp.where(off, 0, centred) / temperature)
-
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, None]:
-        scaled = self._scaled(centred, temperature)
+        scaled = _scaled(centred, temperature)
         return scaled - log_normalizer(scaled), None
 
     def _kernel(self, centred: Array, temperature: Array) -> tuple[Array, None]:
-        return jax.nn.softmax(self._scaled(centred, temperature), axis=-1), None
+        return centred_softmax(_scaled(centred, temperature)), None
+
+
+@jax.custom_jvp
+def _scaled(centred: Array, temperature: Array) -> Array:
+    """``log(p/p_top)/T``. A zero stays a zero at every T: no derivative passes through −inf/T."""
+    return centred / temperature
+
+
+@_scaled.defjvp
+def _scaled_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (centred, temperature), (moved, warmed) = primals, tangents
+    scaled = _scaled(centred, temperature)
+    off = jnp.isneginf(centred)
+    return scaled, (jnp.where(off, 0, moved) - jnp.where(off, 0, scaled) * warmed) / temperature

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,13 @@ from jaxtyping import Array, ArrayLike
 
 from sparsekd_jax import simplex
 from sparsekd_jax._numerics import expm1_ratio, log1p_ratio, row_sum
+from sparsekd_jax.operators import _tsallis_half
 from sparsekd_jax.operators._roots import increasing_root
 from sparsekd_jax.operators.base import (
     Claims,
     SofteningOperator,
     TemperatureRange,
+    centred_log,
     claim,
     log_normalizer,
 )
@@ -35,7 +38,8 @@ class TsallisSoftening(SofteningOperator):
     Args:
       alpha: scalar α > 0, a differentiable leaf (vmap over a family by an array of them).
 
-    d is found by bracketed Newton on a logarithmic unknown, derivatives by the implicit function theorem.
+    d is found by bracketed Newton on a logarithmic unknown, derivatives by the implicit function theorem; at
+    α = 3/2, T ≥ 1 it has a closed form.
     Tolerance and errors: see `SofteningOperator`; a root that is not found raises `ConvergenceError`. In
     float32 with α > 4 and T < 1, Σq − 1 may reach eps^(1/(α − 1)), from classes next to the threshold.
 
@@ -47,6 +51,7 @@ class TsallisSoftening(SofteningOperator):
 
     alpha: ArrayLike
     family: ClassVar[str] = "tsallis"
+    sweeps: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -78,7 +83,39 @@ class TsallisSoftening(SofteningOperator):
         return Claims(TemperatureRange(), laws)
 
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
-        r = jnp.asarray(self.alpha, centred.dtype) - 1
+        return self._at_half(
+            lambda r: _tsallis_half.log_from_centred(centred, temperature, r),
+            lambda r: self._general(centred, temperature, r),
+            centred.dtype,
+        )
+
+    def _kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
+        def general(r: Array) -> tuple[Array, Array]:
+            log_q, converged = self._general(centred, temperature, r)
+            return jnp.exp(log_q), converged
+
+        return self._at_half(
+            lambda r: _tsallis_half.from_centred(centred, temperature, r), general, centred.dtype
+        )
+
+    def _from_probabilities(self, p: Array, temperature: Array) -> tuple[Array, Array]:
+        def general(r: Array) -> tuple[Array, Array]:
+            log_q, converged = self._general(centred_log(p), temperature, r)
+            return jnp.exp(log_q), converged
+
+        return self._at_half(lambda r: _tsallis_half.from_probabilities(p, temperature, r), general, p.dtype)
+
+    def _at_half(
+        self,
+        half: Callable[[Array], tuple[Array, Array]],
+        general: Callable[[Array], tuple[Array, Array]],
+        dtype: Any,
+    ) -> tuple[Array, Array]:
+        """The square-root form where α = 3/2, which the general one costs twenty times as much as."""
+        r = jnp.asarray(self.alpha, dtype) - 1
+        return jax.lax.cond(r == 0.5, half, general, r)
+
+    def _general(self, centred: Array, temperature: Array, r: Array) -> tuple[Array, Array]:
         log_ref = -log_normalizer(centred)
         shannon = jnp.abs(r) < NEAR_SHANNON[r.dtype.name]
         # T = 1 is the identity, exactly, with its derivative in closed form; the roots need T ≠ 1.

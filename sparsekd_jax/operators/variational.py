@@ -45,6 +45,7 @@ class Variational(SofteningOperator):
     psi: Potential = dataclasses.field(metadata={"static": True})
     strength: Strength = dataclasses.field(default="multiplier", metadata={"static": True})
     family: ClassVar[str] = "variational"
+    sweeps: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
