@@ -33,7 +33,7 @@ def parser() -> Callable[[bytes], Any]:
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Python's cycle collector off for a moment: parsed JSON has no cycles, and looking for them costs half."""
+    """Python's cycle collector off for a moment: parsed JSON has no cycles; looking for them costs half."""
     was_on = gc.isenabled()
     gc.disable()
     try:

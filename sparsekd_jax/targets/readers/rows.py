@@ -179,10 +179,11 @@ def assemble(records: list[Record], reading: Reading) -> tuple[Rows, dict[int, P
     in_list = (t.ids == t.chosen[:, None]) & (t.chosen >= 0)[:, None]
     has = in_list.any(-1)
     listed_value = np.where(in_list, t.log_probs, -np.inf).max(-1)
-    both = has & (listed_value > FLOOR) & (t.chosen_log_probs > FLOOR)
-    slack = _AGREE * np.maximum(1, np.abs(np.where(both, listed_value, 0)))
+    both = has & (t.chosen_log_probs > FLOOR)
+    own = np.where(both, t.chosen_log_probs, 0.0)
+    apart = np.abs(np.where(both, np.maximum(listed_value, 2 * FLOOR), 0.0) - own)
     t.refuse(
-        both & (np.abs(np.where(both, listed_value - t.chosen_log_probs, 0)) > slack),
+        apart > _AGREE * np.maximum(1, np.abs(own)),
         "two values for one token",
         "two tokens share a text, or the lists are of two runs: log token ids (return_tokens_as_token_ids)",
         lambda row: (

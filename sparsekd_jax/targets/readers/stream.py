@@ -16,7 +16,7 @@ from sparsekd_jax.targets.readers.rows import Reading, Rows, assemble
 from sparsekd_jax.targets.readers.tokens import UNKNOWN, Vocabulary
 from sparsekd_jax.targets.revealed import PADDING, Samples, TopK
 
-_BUDGET = 1 << 16
+_BUDGET = 1 << 15
 """Entries of a chunk: positions times the longest list."""
 
 OnError = Literal["raise", "skip"]
