@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from sparsekd_jax.targets.readers import forms, lines
 from sparsekd_jax.targets.readers.records import LogError, Problem, Record
 from sparsekd_jax.targets.readers.report import Report
-from sparsekd_jax.targets.readers.rows import Reading, Rows, assemble
+from sparsekd_jax.targets.readers.rows import Rows, assemble
+from sparsekd_jax.targets.readers.table import Reading
 from sparsekd_jax.targets.readers.tokens import UNKNOWN, Vocabulary
 from sparsekd_jax.targets.revealed import PADDING, Samples, TopK
 

@@ -198,6 +198,33 @@ def test_unknown_tokens(tmp_path):
     assert report.counts["unknown"] == 1
 
 
+def test_unknown_tokens_never_leave_a_rank_that_is_not_so(tmp_path):
+    """Half of the vocabulary is missing: tails are exact, and no token left unseen exceeds a ranked one."""
+    rng = np.random.default_rng(3)
+    rows = logs.positions(rng, 200, 6)
+    known = {text: i for i, text in enumerate(logs.TEXTS[: logs.V // 2])}
+    path = logs.write(tmp_path / "log.jsonl", [logs.chat(rows)])
+    got = the_rows(path, k=6, vocabulary=known, unknown="tail")
+    naive_fails = 0
+    for ids, n, tail, position in zip(
+        got["ids"], got["num_ranked"], got["tail_mass"], got["positions"], strict=True
+    ):
+        top = dict(rows[position][0])
+        own = [i for i in ids.tolist() if i >= 0]
+        assert own == [i for i in top if i < len(known)]
+        np.testing.assert_allclose(tail, logs.tail({i: top[i] for i in own}), atol=1e-6)
+        lost = max((lp for i, lp in top.items() if i >= len(known)), default=-math.inf)
+        assert n == 0 or lost <= top[own[n - 1]]
+        naive_fails += lost > top[own[-1]]
+    assert naive_fails > 50
+
+
+def test_unknown_tokens_do_not_fill_the_vocabulary(tmp_path):
+    top = [("a", LOG(0.6)), ("never seen", LOG(0.3))]
+    got = the_rows(log_of(tmp_path, content((top, top[0]))), k=2, vocabulary={"a": 0, "b": 1}, unknown="tail")
+    np.testing.assert_allclose(got["tail_mass"], [0.4], rtol=1e-6)
+
+
 def test_token_id_texts(tmp_path):
     top = [("token_id:5", -0.3), ("token_id:900", -2.0)]
     path = log_of(tmp_path, content((top, top[0])))
