@@ -16,16 +16,18 @@ _UNPACK = "write one record a line: jq -c '.[]' FILE > FILE.jsonl"
 
 
 def parser() -> Callable[[bytes], Any]:
-    """Bytes to values: orjson where it is installed, and the standard library for what orjson refuses."""
+    """Bytes to values by orjson, where it is installed; what is refused is tried again by `strict`."""
     try:
-        from orjson import JSONDecodeError, loads
+        from orjson import loads
     except ImportError:
-        return strict
+
+        def loads(raw: bytes, /) -> Any:
+            return json.loads(raw.decode("utf-8"))
 
     def parse(raw: bytes) -> Any:
         try:
             return loads(raw)
-        except JSONDecodeError:  # also NaN, −Infinity and lone surrogates, which people have
+        except (ValueError, RecursionError):  # also NaN, −Infinity and lone surrogates, which people have
             return strict(raw)
 
     return parse
