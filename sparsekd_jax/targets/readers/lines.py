@@ -15,14 +15,15 @@ MAX_BYTES = 1 << 26
 _UNPACK = "write one record a line: jq -c '.[]' FILE > FILE.jsonl"
 
 
+def _plain(raw: bytes) -> Any:
+    return json.loads(raw.decode("utf-8"))
+
+
 def parser() -> Callable[[bytes], Any]:
     """Bytes to values by orjson, where it is installed; what is refused is tried again by `strict`."""
-    try:
+    loads: Callable[[bytes], Any] = _plain
+    with contextlib.suppress(ImportError):
         from orjson import loads
-    except ImportError:
-
-        def loads(raw: bytes, /) -> Any:
-            return json.loads(raw.decode("utf-8"))
 
     def parse(raw: bytes) -> Any:
         try:
