@@ -1,4 +1,4 @@
-"""``python -m benchmarks [operators|axioms|training|all] [--json F]``: time this library on this machine."""
+"""``python -m benchmarks [operators|axioms|training|reading|all] [--json F]``: time this library here."""
 
 import enum
 import json
@@ -17,6 +17,7 @@ class What(enum.StrEnum):
     OPERATORS = "operators"
     AXIOMS = "axioms"
     TRAINING = "training"
+    READING = "reading"
     ALL = "all"
 
 
@@ -35,11 +36,11 @@ def main(
         list[str] | None, typer.Option(help="Operator to time, by name or label; repeat for several.")
     ] = None,
 ) -> None:
-    """Time operators against softmax, the axiom checker against its bound, training against a plain loop."""
+    """Time operators against softmax, the checker against its bound, training and reading against loops."""
     if json_path is not None and not json_path.parent.is_dir():
         raise typer.BadParameter(f"the directory {json_path.parent} does not exist", param_hint="'--json'")
     # jax loads here, after the mistakes that need no jax to see.
-    from benchmarks import axiom_checks, machine, operators, training
+    from benchmarks import axiom_checks, machine, operators, reading, training
 
     families = tuple(only) if only else operators.FAMILIES
     console = Console()
@@ -68,6 +69,10 @@ def main(
             trained = training.measure(progress=lambda label: status.update(f"training: {label}"))
             result["training"] = trained
             console.print(training.table(trained))
+        if what in (What.READING, What.ALL):
+            read = reading.measure(progress=lambda label: status.update(f"reading: {label}"))
+            result["reading"] = read
+            console.print(reading.table(read))
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         console.print(f"Numbers: {json_path}", soft_wrap=True)

@@ -6,7 +6,7 @@ import jax
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import axiom_checks, operators, training
+from benchmarks import axiom_checks, operators, reading, training
 from benchmarks.__main__ import app
 
 
@@ -43,6 +43,16 @@ def test_checks_are_timed_with_their_outcome():
     assert row["ok"]
     assert row["wall_s"] > 0
     assert axiom_checks.table(result).row_count == 1
+
+
+def test_reading_is_set_beside_parsing():
+    result = reading.measure(records=2, rounds=1)
+    assert [row["form"] for row in result["rows"][::3]] == list(reading.FORMS)
+    for row in result["rows"][2::3]:
+        assert row["what"] == reading.READER
+        assert set(row["ratio"]) == set(reading.BASELINES)
+        assert min(row["ratio"].values()) > 0
+    assert reading.table(result).row_count == 9
 
 
 @pytest.mark.usefixtures("standard_promotion")

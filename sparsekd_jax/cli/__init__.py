@@ -6,6 +6,7 @@ import typer
 
 from sparsekd_jax.cli.axioms import axioms
 from sparsekd_jax.cli.distill import distill
+from sparsekd_jax.cli.targets import targets
 from sparsekd_jax.cli.theory import compare, theory
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 for command in (axioms, distill, theory, compare):
     app.command()(command)
+app.add_typer(targets, name="targets")
 
 
 def main() -> None:

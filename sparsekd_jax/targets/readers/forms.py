@@ -1,0 +1,240 @@
+"""The forms a record can have, how each is recognised, and how one record becomes columns."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from sparsekd_jax.targets.readers import chat, completions, schema, served
+from sparsekd_jax.targets.readers.records import Problem, Record
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How records of one form are found, read and explained.
+
+    Attributes:
+        name: what a caller calls it.
+        nodes: a response's ``(path, object to read)``, one or more.
+        read: appends such an object to a record's columns.
+        check: finds the field that is wrong, after ``read`` failed.
+        listed: the field below the path whose entries are the positions.
+        remedy: what to ask the server for.
+    """
+
+    name: str
+    nodes: Callable[[dict[str, Any]], list[tuple[str, Any]]]
+    read: Callable[[Any, Record], None]
+    check: schema.Check
+    listed: str
+    remedy: str
+
+
+def _below(owner: str, *inner: str) -> Callable[[dict[str, Any]], list[tuple[str, Any]]]:
+    """Nodes at ``choices[i].<owner>.<inner>``, else at ``<owner>.<inner>``, else bare at ``<inner>``."""
+
+    def nodes(source: dict[str, Any]) -> list[tuple[str, Any]]:
+        choices = source.get("choices")
+        if type(choices) is list and choices and not (owner in source and owner not in _keys(choices[0])):
+            starts = [(f"choices[{i}].{owner}", _get(choice, owner)) for i, choice in enumerate(choices)]
+        elif owner in source:
+            starts = [(owner, source[owner])]
+        else:
+            return [(inner[0] if inner else "", _get(source, *inner))]
+        return [(".".join((path, *inner)), _get(node, *inner)) for path, node in starts]
+
+    return nodes
+
+
+def _keys(value: Any) -> Any:
+    return value if type(value) is dict else ()
+
+
+def _get(value: Any, *names: str) -> Any:
+    for name in names:
+        value = value.get(name) if type(value) is dict else None
+    return value
+
+
+_ASK_CHAT = "ask the server for logprobs=true and top_logprobs=k"
+_ASK_IDS = "log the server's own answer, unchanged"
+_LLAMA = (
+    "set n_probs=k, and post_sampling_probs=false: probabilities after sampling are of another distribution"
+)
+
+FORMS = {
+    form.name: form
+    for form in (
+        Form("chat", _below("logprobs", "content"), chat.read, chat.check, "", _ASK_CHAT),
+        Form(
+            "completions",
+            _below("logprobs"),
+            completions.read,
+            completions.check,
+            ".top_logprobs",
+            "ask the server for logprobs=k",
+        ),
+        Form(
+            "prompt",
+            _below("prompt_logprobs"),
+            served.read_prompt,
+            served.check_prompt,
+            "",
+            "ask the server for prompt_logprobs=k",
+        ),
+        *(
+            Form(
+                name,
+                lambda source: [("meta_info", source.get("meta_info"))],
+                served.read_sglang(side),
+                served.check_sglang(side),
+                f".{side}_top_logprobs",
+                "ask the server for return_logprob=true and top_logprobs_num=k",
+            )
+            for name, side in (("sglang", "output"), ("sglang-prompt", "input"))
+        ),
+        Form(
+            "llama.cpp",
+            lambda source: [("completion_probabilities", source.get("completion_probabilities"))],
+            chat.read,
+            chat.check,
+            "",
+            _LLAMA,
+        ),
+        Form(
+            "tgi",
+            lambda source: [("details", source.get("details"))],
+            served.read_tgi,
+            served.check_tgi,
+            ".top_tokens",
+            "ask the server for details=true and top_n_tokens=k",
+        ),
+    )
+}
+"""By name."""
+
+
+def detect(source: dict[str, Any]) -> Form:
+    """The form of a response; two at once, or none, are refused."""
+    choices = source.get("choices")
+    first = choices[0] if type(choices) is list and choices and type(choices[0]) is dict else source
+    log_probs, meta = first.get("logprobs"), source.get("meta_info")
+    inner = log_probs if type(log_probs) is dict else {} if type(choices) is list else source
+    found = []
+    if "completion_probabilities" in source:
+        found.append("llama.cpp")
+    elif "content" in inner and (inner is log_probs or type(inner["content"]) is list):
+        found.append("chat")
+    elif "tokens" in inner and "token_logprobs" in inner:
+        found.append("completions")
+    if first.get("prompt_logprobs") is not None or source.get("prompt_logprobs") is not None:
+        found.append("prompt")
+    if type(meta) is dict:
+        sides = (("sglang", "output"), ("sglang-prompt", "input"))
+        tops = [name for name, side in sides if meta.get(f"{side}_top_logprobs")]
+        found += tops or [name for name, side in sides[:1] if f"{side}_token_logprobs" in meta]
+    if type(source.get("details")) is dict and "tokens" in source["details"]:
+        found.append("tgi")
+    if len(found) == 1:
+        return FORMS[found[0]]
+    if found:
+        raise Problem(
+            "", f"holds the forms {' and '.join(found)}", f'pass format="{found[0]}", or another', "two forms"
+        )
+    raise Problem(
+        "",
+        f"no log-probabilities in a known form (fields: {schema.show(', '.join(map(str, source)))})",
+        f"{_ASK_CHAT}, or name the form: {', '.join(FORMS)}",
+        "no log-probabilities",
+    )
+
+
+def to_record(parsed: Any, line: int, form: Form | None) -> Record:
+    """Columns of one parsed response.
+
+    Raises:
+        Problem: with the field.
+    """
+    if type(parsed) is not dict:
+        raise Problem(
+            "", f"{schema.show(parsed)} is not an object", "log one response a line", "not an object"
+        )
+    source, prefix = parsed, ""
+    body = _get(parsed, "response", "body")
+    if type(body) is dict:  # a line of a batch's output
+        source, prefix = body, "response.body."
+    form = form or detect(source)
+    record = Record(line, form.name, parsed)
+    nodes = form.nodes(source)
+    try:
+        for path, node in nodes:
+            record.fields.append((len(record.lengths), f"{prefix}{path}{form.listed}"))
+            form.read(node, record)
+        _to_numbers(record)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError):
+        for path, node in nodes:
+            if node is None:
+                raise Problem(
+                    f"{prefix}{path}", "is missing or null", form.remedy, "no log-probabilities"
+                ) from None
+            if mismatch := form.check(node, f"{prefix}{path}"):
+                raise Problem(*mismatch, form.remedy, "malformed field") from None
+        raise Problem(
+            prefix + nodes[0][0], "mixes ids and texts as tokens", form.remedy, "malformed field"
+        ) from None
+    return record
+
+
+_NUMBERS = frozenset((int, float))
+_NULLABLE = _NUMBERS | {type(None)}
+
+
+def _to_numbers(record: Record) -> None:
+    """The columns' types, all at once; log-probabilities become float64."""
+    if not _NUMBERS.issuperset(map(type, record.log_probs)):
+        raise TypeError
+    record.log_probs = np.array(record.log_probs, np.float64)
+    kinds = set(map(type, record.tokens))
+    fine = bool((record.log_probs < np.inf).all())
+    for spelled in (record.spelled, record.chosen_spelled):
+        fine &= spelled is None or {list, type(None)}.issuperset(map(type, spelled))
+    if record.chosen is not None:
+        if not _NULLABLE.issuperset(map(type, record.chosen_log_probs)):
+            raise TypeError
+        nulls = record.chosen_log_probs.count(None)
+        record.chosen_log_probs = np.array(record.chosen_log_probs, np.float64)
+        fine &= int((record.chosen_log_probs < np.inf).sum()) == record.chosen_log_probs.size - nulls
+        kinds |= set(map(type, record.chosen))
+    if record.ranks is not None:
+        if not {int, type(None)}.issuperset(map(type, record.ranks)):
+            raise TypeError
+        ranks = np.array([rank or 0 for rank in record.ranks], np.int64)
+        fine &= not (ranks < 0).any()
+        record.ranks = ranks
+    if not fine or len(kinds) > 1 or not kinds <= {str, int}:
+        raise ValueError
+
+
+def refuse_repeated_names(parsed: Any, record: Record, raw: bytes, exact: Callable[[bytes], Any]) -> None:
+    """Refuse an object with one name twice: JSON readers keep the last and say nothing.
+
+    Every name in ``raw`` ends in ``":``, so that counting these finds a repetition without a second parse.
+    Where a text could be taken for a name, ``exact`` parses again and decides.
+    """
+    octets = np.frombuffer(raw, np.uint8)
+    ends = np.count_nonzero((octets[1:] == ord(":")) & (octets[:-1] == ord('"')))
+    written = ends - raw.count(b'\\":')
+    if written != record.num_keys + sum(_names(parsed, record.walked)) or b'\\\\":' in raw:
+        exact(raw)
+
+
+def _names(parsed: Any, walked: set[int]) -> Iterator[int]:
+    stack = [parsed]
+    while stack:
+        value = stack.pop()
+        if type(value) is dict:
+            yield len(value)
+            stack += value.values()
+        elif type(value) is list and id(value) not in walked:
+            stack += value
