@@ -93,7 +93,7 @@ def target_divergence(
             f"student_logits has shape {jnp.shape(student_logits)}; the target's rows need {shape}"
         )
     z = divergences.blank_rows(student_logits, mask)
-    dtype = jnp.promote_types(z.dtype, softened.log_probs.dtype)
+    dtype = max(z.dtype, softened.log_probs.dtype, key=lambda d: d.itemsize)
     z = z.astype(dtype)
     softened = jax.lax.stop_gradient(softened)
     log_q, log_t = softened.log_probs.astype(dtype), _log(softened.tail_mass.astype(dtype))

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
+from sparsekd_jax._numerics import at_least_float32
 
 PADDING = -1
 """The id of an entry that is none."""
@@ -36,7 +37,7 @@ class Dense:
     def from_logits(cls, logits: Float[ArrayLike, "*batch V"]) -> Self:
         """``log softmax(z)``, in float32 at least."""
         logits = jnp.asarray(logits)
-        wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        wide = logits.astype(at_least_float32(logits.dtype))
         return cls(jax.nn.log_softmax(wide, axis=-1))
 
     @property
@@ -130,11 +131,10 @@ class TopK:
         # Where rounding alone takes the tail out of [0, m·p_k] it is the nearer end.
         most = (vocab_size - counts) * np.exp(_last_ranked(given.astype(np.float64), ranked))
         tail = np.where(tail <= most + tolerance, np.clip(tail, 0, most), tail)
-        wide = jnp.promote_types(stored.dtype, jnp.float32)
         found = cls(
             jnp.asarray(ids, jnp.int32),
             stored,
-            jnp.asarray(tail, wide),
+            jnp.asarray(tail, at_least_float32(stored.dtype)),
             jnp.asarray(ranked, jnp.int32),
             vocab_size,
         )
@@ -226,7 +226,7 @@ def top_k(log_probs: Float[ArrayLike, "*batch V"], k: int) -> TopK:
     if not 1 <= k <= size:
         raise ValueError(f"k must lie in [1, {size}] (the vocabulary), got {k}")
     values, ids = jax.lax.top_k(log_probs, k)
-    wide = log_probs.astype(jnp.promote_types(log_probs.dtype, jnp.float32))
+    wide = log_probs.astype(at_least_float32(log_probs.dtype))
     tail = jnp.sum(jnp.exp(without(wide, ids, -jnp.inf)), axis=-1)
     return TopK(ids.astype(jnp.int32), values, tail, jnp.full(tail.shape, k, jnp.int32), size)
 

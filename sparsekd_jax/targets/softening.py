@@ -10,7 +10,7 @@ from jax.experimental import checkify
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
-from sparsekd_jax._numerics import row_sum
+from sparsekd_jax._numerics import at_least_float32, row_sum
 from sparsekd_jax.operators import ConvergenceError, ConvexMixture, PowerTransform, TsallisSoftening
 from sparsekd_jax.operators.base import SofteningOperator, _broadcast_temperature
 from sparsekd_jax.targets.revealed import Dense, Samples, Target, TopK, _static, require_consistent
@@ -94,35 +94,41 @@ def soften(
     _require_supported(op, target)
     if isinstance(target, Dense):
         return _dense(op, target, temperature)
-    sampled = isinstance(target, Samples)
     if isinstance(target, TopK):
         require_consistent(target)
     values = target.weights if isinstance(target, Samples) else target.log_probs
-    dtype = jnp.promote_types(values.dtype, jnp.float32)
+    dtype = at_least_float32(values.dtype)
     t = _broadcast_temperature(op, temperature, target.batch_shape, dtype)[..., 0]
-    warm = _needs_warmth(op)
-    if warm and not simplex.is_traced(t):
-        low = np.asarray(t)
+    bounded = jnp.ones(t.shape, bool) if type(op) is PowerTransform else t >= 1
+    if not simplex.is_traced(t):
         simplex.refuse(
-            low < 1,
+            ~bounded,
             "temperature",
-            lambda i: f"is {low[i]:g}; for a target seen in part {op.name} is known from T = 1 up, not below",
+            lambda i: (
+                f"is {float(t[i]):g}; of a target seen in part {op.name} is known for T ≥ 1 only, power for any"
+            ),
         )
-    if warm:
-        checkify.debug_check((t >= 1).all(), "soften: T < 1 has no certified bound")
-        t = jnp.where(t >= 1, t, jnp.nan)
-    if sampled:
-        return _samples(op, target, t)
-    error = None if tail_error is None else jnp.broadcast_to(jnp.asarray(tail_error, dtype), t.shape)
-    softened, converged = _top_k(op, target, t, error)
+    if isinstance(target, Samples):
+        softened, converged = _samples(op, target, t), bounded
+    else:
+        error = None if tail_error is None else jnp.broadcast_to(jnp.asarray(tail_error, dtype), t.shape)
+        softened, converged = _top_k(op, target, t, error)
+    checkify.debug_check((bounded & converged).all(), "soften: T < 1, or a root that was not found")
     if not simplex.is_traced(converged) and not bool(converged.all()):
         row = [int(i) for i in np.argwhere(~np.asarray(converged))[0]]
         raise ConvergenceError(f"{op.name}: no root found in row {row}; there are no bounds without it")
-    return softened
+    return _nan_unless(bounded & converged, softened)
 
 
-def _needs_warmth(op: SofteningOperator) -> bool:
-    return type(op) is not PowerTransform
+def _nan_unless(good: Array, softened: Softened) -> Softened:
+    """NaN in every bad row: under jit the only sign that no one can overlook."""
+
+    def marked(leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return jnp.where(good.reshape(good.shape + (1,) * (leaf.ndim - good.ndim)), leaf, jnp.nan)
+
+    return jax.tree.map(marked, softened)
 
 
 def _require_supported(op: Any, target: Target) -> None:
@@ -176,7 +182,7 @@ def _samples(op: ConvexMixture, target: Samples, t: Array) -> Softened:
 def _dense(op: SofteningOperator, target: Dense, temperature: ArrayLike) -> Softened:
     rounding = float(jnp.finfo(target.log_probs.dtype).eps)
     log_q = op.log(target.log_probs, temperature)
-    log_q = log_q.astype(jnp.promote_types(log_q.dtype, jnp.float32))
+    log_q = log_q.astype(at_least_float32(log_q.dtype))
     absolute, relative = _OPERATOR_ERROR[log_q.dtype.name]
     q = jnp.exp(log_q)
     size = jnp.where(jnp.isneginf(log_q), 0, 1 + jnp.abs(log_q))
@@ -242,17 +248,21 @@ def _top_k(op: SofteningOperator, target: TopK, t: Array, tail_error: Array | No
     error = gain * _finite_size(entries) + _finite_size(log_q)
     common = eps * (k / 2 + 8) + 2 * slack[None, ..., None] + 4 * eps * row_sum(q * error)
     margin = common + 4 * eps * error + promised * (1 + _finite_size(log_q))
-    tail, tail_margin = jnp.sum(q[..., k:], axis=-1), jnp.sum((q * margin)[..., k:], axis=-1) + absolute
-    log_q, margin = log_q[..., :k], margin[..., :k]
-    lower = jnp.min((jnp.exp(log_q) * (1 - margin) - absolute)[1:], axis=0)
-    upper = jnp.max((jnp.exp(log_q) * (1 + margin) + absolute)[1:], axis=0)
+    # … and of what underflows, absolutely, wherever there is anything.
+    some = ~jnp.isneginf(log_q)
+    absolute = absolute + jnp.finfo(dtype).tiny
+    tail = jnp.sum(q[..., k:], axis=-1)
+    tail_margin = jnp.sum((q * margin)[..., k:], axis=-1) + absolute * some[..., k:].any(axis=-1)
+    observed = jnp.exp(log_q[..., :k])
+    margin = observed * margin[..., :k] + absolute * some[..., :k]
+    lower, upper = jnp.min((observed - margin)[1:], axis=0), jnp.max((observed + margin)[1:], axis=0)
     tail_lower, tail_upper = (
         jnp.min((tail - tail_margin)[1:], axis=0),
         jnp.max((tail + tail_margin)[1:], axis=0),
     )
     softened = Softened(
         ids=target.ids,
-        log_probs=log_q[0],
+        log_probs=log_q[0, ..., :k],
         lower=jnp.maximum(lower, 0),
         upper=jnp.where(seen, jnp.minimum(upper, 1), 0),
         tail_mass=tail[0],
@@ -300,4 +310,4 @@ def _per_token(op: Any, log_p: Array, counts: Array, t: Array) -> tuple[Array, A
         return scaled - jax.nn.logsumexp(scaled, axis=-1, keepdims=True, b=counts), found
     op = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(t.dtype), op)
     log_q, found = op._log_kernel(centred, t, counts)
-    return jnp.where((counts > 0) & found, log_q, jnp.where(found, -jnp.inf, jnp.nan)), found
+    return jnp.where(counts > 0, log_q, -jnp.inf), found
