@@ -105,7 +105,8 @@ def soften(
             ~bounded,
             "temperature",
             lambda i: (
-                f"is {float(t[i]):g}; of a target seen in part {op.name} is known for T ≥ 1 only, power for any"
+                f"is {float(t[i]):g}; of a target seen in part {op.name} is known for T ≥ 1 only, power for "
+                "any T"
             ),
         )
     if isinstance(target, Samples):
@@ -250,11 +251,11 @@ def _top_k(op: SofteningOperator, target: TopK, t: Array, tail_error: Array | No
     margin = common + 4 * eps * error + promised * (1 + _finite_size(log_q))
     # … and of what underflows, absolutely, wherever there is anything.
     some = ~jnp.isneginf(log_q)
-    absolute = absolute + jnp.finfo(dtype).tiny
+    absolute += float(jnp.finfo(dtype).tiny)
     tail = jnp.sum(q[..., k:], axis=-1)
-    tail_margin = jnp.sum((q * margin)[..., k:], axis=-1) + absolute * some[..., k:].any(axis=-1)
+    tail_margin = jnp.sum((q * margin)[..., k:], axis=-1) + jnp.where(some[..., k:].any(axis=-1), absolute, 0)
     observed = jnp.exp(log_q[..., :k])
-    margin = observed * margin[..., :k] + absolute * some[..., :k]
+    margin = observed * margin[..., :k] + jnp.where(some[..., :k], absolute, 0)
     lower, upper = jnp.min((observed - margin)[1:], axis=0), jnp.max((observed + margin)[1:], axis=0)
     tail_lower, tail_upper = (
         jnp.min((tail - tail_margin)[1:], axis=0),

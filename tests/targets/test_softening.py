@@ -98,7 +98,7 @@ def test_every_tail_is_inside_and_both_extremes_are_attained(name):
 
 @pytest.mark.parametrize("name", CERTIFIED)
 def test_float32_rounds_outward(name):
-    """Lists rounded to float32, softened in float32: the float64 truth stays inside, and not by slack alone."""
+    """Lists rounded to float32, softened in float32: the float64 truth stays inside, tightly."""
     op = operators.parse(name)
     for temperature in temperatures(name):
         truth = [softened_truth(op, head, temperature) for head in HEADS]
@@ -340,7 +340,7 @@ def test_a_root_that_is_not_found_raises_and_is_nan_under_jit(monkeypatch):
 
 
 def test_the_tail_tempered_as_one_token_is_wrong():
-    """V = 1000, k = 20, T = 2, a Zipf teacher: one token of mass r has .21, the true tail .88, uniform .89."""
+    """V = 1000, k = 20, T = 2, Zipf: one token of mass r has .21, the true tail .88, a uniform one .89."""
     p = 1 / np.arange(1, 1001)
     p /= p.sum()
     seen = targets.top_k(jnp.log(jnp.asarray(p)), 20)
