@@ -1,6 +1,7 @@
 """Elementwise functions near their zeros, cheaper than expm1 and log1p where the exponential is at hand."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -54,6 +55,11 @@ def entropy_density(log_x: Array, x: Array) -> Array:
     small = jnp.abs(log_x) < _SMALL
     near = jnp.where(small, log_x, 0)
     return jnp.where(small, near * near * _polynomial(_DENSITY, near), x * log_x - x + 1)
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """The dtype to compute in: float32 for bfloat16 and float16, any other as it is."""
+    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
 def row_sum(x: Array) -> Array:

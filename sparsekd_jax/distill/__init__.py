@@ -28,11 +28,13 @@ from sparsekd_jax.distill.metrics import Interval, Tally, interval, paired_diffe
 from sparsekd_jax.distill.pairs import Pairs, run_pairs
 from sparsekd_jax.distill.plan import DECAYS, Plan, Stage
 from sparsekd_jax.distill.stages import annealed, stages
+from sparsekd_jax.distill.target_losses import TAIL_POLICIES, renormalization_error, target_divergence
 from sparsekd_jax.distill.weights import save_safetensors
 
 __all__ = [
     "DECAYS",
     "DIVERGENCES",
+    "TAIL_POLICIES",
     "Batches",
     "CheckpointError",
     "DataSet",
@@ -57,6 +59,7 @@ __all__ = [
     "interval",
     "kl_from_logs",
     "paired_difference",
+    "renormalization_error",
     "reverse_kl_from_logs",
     "run",
     "run_ensemble",
@@ -66,6 +69,7 @@ __all__ = [
     "stages",
     "student_divergence",
     "tally",
+    "target_divergence",
     "total_variation_from_logs",
     "weighted_sum",
 ]

@@ -21,12 +21,14 @@ from sparsekd_jax.distill.losses import (
     weighted_sum,
 )
 from sparsekd_jax.distill.metrics import Tally, tally
+from sparsekd_jax.distill.target_losses import target_divergence
 
 LABELS_AT_ONCE = 2**16
 """Labels that an evaluation holds the logits of at one time."""
 
-Batch = dict[str, Array]
-"""``inputs`` and ``labels``, perhaps ``weights`` and ``log_targets``: arrays whose first axis is examples."""
+Batch = dict[str, Any]
+"""``inputs`` and ``labels``, perhaps ``weights``, and ``log_targets`` or ``softened``: arrays, or pytrees of
+them, whose first axis is examples."""
 Objective = Callable[[Array, Batch, Any], tuple[Array, dict[str, Array]]]
 """``(logits, batch, knobs) -> (loss of each label, its named parts)``."""
 
@@ -57,17 +59,36 @@ def distilled(divergence: str | Divergence, teacher_graphdef: Any = None) -> Obj
         distance = student_divergence(
             logits, log_targets, knobs["operator"], temperature, divergence=divergence
         )
-        entropy = cross_entropy(logits, batch["labels"])
-        loss = (1 - knobs["alpha"]) * knobs["scale"] * distance + knobs["alpha"] * entropy
-        return loss, {"divergence": distance, "cross_entropy": entropy}
+        return _with_labels(distance, logits, batch, knobs)
 
     return objective
+
+
+@functools.lru_cache(maxsize=32)
+def observed(tail: str) -> Objective:
+    """The objective of a stage whose teacher is seen in part: the batch's ``softened``, a pytree of rows.
+
+    ``knobs["operator"]`` is None, or power, which softens the student's side as logits over T.
+    """
+
+    def objective(logits: Array, batch: Batch, knobs: Any) -> tuple[Array, dict[str, Array]]:
+        own = logits if knobs["operator"] is None else logits / knobs["temperature"].astype(logits.dtype)
+        distance = target_divergence(own, batch["softened"], tail)
+        return _with_labels(distance, logits, batch, knobs)
+
+    return objective
+
+
+def _with_labels(distance: Array, logits: Array, batch: Batch, knobs: Any) -> tuple[Array, dict[str, Array]]:
+    entropy = cross_entropy(logits, batch["labels"])
+    loss = (1 - knobs["alpha"]) * knobs["scale"] * distance + knobs["alpha"] * entropy
+    return loss, {"divergence": distance, "cross_entropy": entropy}
 
 
 def _loss_of(graphdef: Any, objective: Objective, arrays: Batch, knobs: PyTree) -> Callable[..., Any]:
     def loss_of(params: PyTree, rest: PyTree, rows: Array) -> Any:
         model = nnx.merge(graphdef, params, rest, copy=True)  # its own variables, which this trace may write
-        batch = {name: array[rows] for name, array in arrays.items()}
+        batch = jax.tree.map(lambda array: array[rows], arrays)
         loss, parts = objective(model(batch["inputs"]), batch, knobs)
         _, _, rest = split(model)
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
 from sparsekd_jax import sparsity
-from sparsekd_jax.distill import _program
+from sparsekd_jax.distill import _observed, _program
 from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import Batches, DataSet
 from sparsekd_jax.distill._trainer import Progress, Row, Trainer
@@ -19,6 +19,7 @@ from sparsekd_jax.distill.checkpoints import fingerprint
 from sparsekd_jax.distill.metrics import Tally
 from sparsekd_jax.distill.plan import Plan, Stage
 from sparsekd_jax.operators.base import SofteningOperator
+from sparsekd_jax.targets import Dense, Samples, Target, TopK, soften
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +75,13 @@ class Result:
 
 def run(
     student: nnx.Module,
-    teacher: nnx.Module | Float[Array, "n *L K"],
+    teacher: nnx.Module | Float[Array, "n *L K"] | Target,
     data: DataSet | Batches,
     plan: Plan,
     *,
     optimizer: optax.GradientTransformation,
     seed: int,
+    tail: str | None = None,
     batch_size: int = 128,
     record_every: int = 100,
     where: sparsity.Select = sparsity.is_kernel,
@@ -101,12 +103,17 @@ def run(
     Args:
         student: an NNX module from inputs to logits, ``[B, K]``, or ``[B, L, K]`` of sequences; its
             parameters are where the path starts.
-        teacher: an NNX module, used in evaluation mode; or its training logits, ``[n, K]`` or ``[n, L, K]``.
+        teacher: an NNX module, used in evaluation mode; or its training logits, ``[n, K]`` or ``[n, L, K]``;
+            or what it revealed of the training rows, a `targets.Dense`, `TopK` or `Samples` of batch shape
+            ``[n]`` or ``[n, L]``. `TopK` and `Samples` are softened once a stage, by `targets.soften`, and
+            compared by forward KL; both sides are softened by power alone.
         data: arrays of a training and a test half (`data.Arrays` or the like), or `Batches`.
         plan: from `stages`.
         optimizer: any optax transformation; `sparsity.sparsify` is wrapped around it here. Runs that reuse
             one object share one compilation.
         seed: of the order of the data; no default.
+        tail: for a `TopK` or `Samples` teacher, what the loss does with unseen tokens, a name of
+            `TAIL_POLICIES` but "sampled" (see `target_divergence`); no default.
         batch_size: examples a step; `Batches` bring their own.
         record_every: steps between rows of the history, and between looks at whether a stage ends early.
         where: which parameters may lose weights, such as `sparsity.by_path` of names.
@@ -125,7 +132,8 @@ def run(
         The student, its history, its path, its final metrics.
 
     Raises:
-        ValueError: sizes that do not fit together.
+        ValueError: sizes that do not fit together; a plan or a tail that a partial teacher cannot serve.
+        TypeError: a partial teacher and an operator that has no bound on it.
         DivergedError: a FloatingPointError; the loss or a parameter became NaN or infinite: the message says
             which, in which stage, at which step.
         CheckpointError: the directory or the disk refuses, or a checkpoint is damaged or of another run.
@@ -153,11 +161,13 @@ def run(
     _require_validation(plan, trainer)
     cached = cache_teacher and not trainer.source.streamed
     taught_by = _teacher(teacher, trainer, cached)
+    _observed.require(plan, taught_by, tail)
     if checkpoint_dir is not None:
         identity = {
             "plan": plan.describe(),
             "teacher": fingerprint(*(_arrays_of(taught_by))),
             "cache_teacher": cached,
+            **_observed.identity(taught_by, tail),
         }
         trainer.keep_in(checkpoint_dir, checkpoint_every, keep, resume, identity)
     trainer.begin()
@@ -166,7 +176,7 @@ def run(
             continue
         if plan.teacher == "previous" and number > 1:
             taught_by = _teacher(trainer.stage_model(), trainer, cached)
-        lesson = _lesson(plan, stage, taught_by)
+        lesson = _lesson(plan, stage, taught_by, tail)
         if trainer.step == trainer.stage_start:
             trainer.prune(plan, number, *lesson)
         trainer.advance(stage, number, *lesson, last=number == len(plan.stages))
@@ -271,12 +281,17 @@ def _result(trainer: Trainer) -> Result:
 
 # -- teachers -----------------------------------------------------------------------------------------------
 
-Taught = Array | tuple[Any, PyTree, PyTree]
-"""Training logits, or a model for evaluation: its graph, its parameters, and what is beside them."""
+Taught = Array | tuple[Any, PyTree, PyTree] | TopK | Samples
+"""Training logits, or a model for evaluation (its graph, its parameters, and what is beside them), or what
+was seen of a teacher in part."""
 
 
 def teacher_logits(teacher: Any, inputs: Array, labels: Array) -> Array:
     """Training logits of a teacher that is a module, a split one, or its logits already."""
+    if isinstance(teacher, TopK | Samples):
+        raise TypeError(f"teacher is a {type(teacher).__name__}, which has no logits; use distill.run")
+    if isinstance(teacher, Dense):
+        teacher = teacher.log_probs
     if isinstance(teacher, nnx.Module):
         teacher = _program.split_for_evaluation(teacher)
     if isinstance(teacher, tuple):
@@ -294,6 +309,8 @@ def teacher_logits(teacher: Any, inputs: Array, labels: Array) -> Array:
 def _teacher(teacher: Any, trainer: Trainer, cached: bool) -> Taught:
     if cached:
         arrays, _ = trainer.source.steps(0, 1)
+        if isinstance(teacher, TopK | Samples):
+            return _observed.aligned(teacher, arrays["labels"])
         return teacher_logits(teacher, arrays["inputs"], arrays["labels"])
     if isinstance(teacher, nnx.Module):
         return _program.split_for_evaluation(teacher)
@@ -304,26 +321,29 @@ def _teacher(teacher: Any, trainer: Trainer, cached: bool) -> Taught:
 
 
 def _arrays_of(taught_by: Taught) -> list[Any]:
-    if not isinstance(taught_by, tuple):
-        return [taught_by]
-    leaves = jax.tree.leaves(taught_by[1:])
+    leaves = jax.tree.leaves(taught_by[1:] if isinstance(taught_by, tuple) else taught_by)
     keys = jax.dtypes.prng_key
     return [jax.random.key_data(a) if jnp.issubdtype(a.dtype, keys) else a for a in leaves]
 
 
-def _lesson(plan: Plan, stage: Stage, taught_by: Taught) -> tuple[Objective, Batch, dict[str, Any]]:
+def _lesson(
+    plan: Plan, stage: Stage, taught_by: Taught, tail: str | None
+) -> tuple[Objective, Batch, dict[str, Any]]:
     """What a stage trains on: its objective, its softened targets where they are held, and its numbers."""
     operator = plan.operator
     if not isinstance(operator, SofteningOperator):
         operator = _program.as_pytree(operator)
     params = taught_by[1] if isinstance(taught_by, tuple) else taught_by
-    dtype = jnp.result_type(*jax.tree.leaves(params))
-    knobs = {
+    dtype = jnp.result_type(*[a for a in jax.tree.leaves(params) if jnp.issubdtype(a.dtype, jnp.floating)])
+    knobs: dict[str, Any] = {
         "operator": operator if plan.soften_student else None,
         "temperature": jnp.asarray(stage.temperature, dtype),
         "alpha": jnp.asarray(stage.alpha, dtype),
         "scale": jnp.asarray(stage.scale, dtype),
     }
+    if isinstance(taught_by, TopK | Samples):
+        softened = soften(operator, taught_by, knobs["temperature"])
+        return _program.observed(str(tail)), {"softened": softened}, knobs
     if not isinstance(taught_by, tuple):
         targets = _program.soften_targets(operator, taught_by, knobs["temperature"])
         return _program.distilled(plan.divergence), {"log_targets": targets}, knobs

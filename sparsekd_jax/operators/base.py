@@ -369,19 +369,31 @@ def _compute(
         top = jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
         return (op._log_kernel if entry == "log" else op._kernel)(x - top, temperature)
 
-    if op.sweeps and x.size >= 2 * BLOCK:
-        q, converged = jax.lax.platform_dependent(
-            x, temperature, cpu=functools.partial(_in_blocks, kernel), default=kernel
-        )
-    else:
-        q, converged = kernel(x, temperature)
+    q, converged = (in_blocks if op.sweeps else _call)(kernel, x, temperature)
     if converged is not None:  # inside jit the only sign that no one can overlook
         q = jnp.where(converged, q, jnp.nan)
     return q.astype(dtype), converged
 
 
-def _in_blocks(kernel: Callable[[Array, Array], Any], x: Array, temperature: Array) -> Any:
-    """The kernel of a block of rows after another: its sweeps then stay in a CPU's cache."""
+Kernel = Callable[[Array, Array], tuple[Array, Array | None]]
+
+
+def _call(kernel: Kernel, x: Array, temperature: Array) -> tuple[Array, Array | None]:
+    return kernel(x, temperature)
+
+
+def in_blocks(kernel: Kernel, x: Array, temperature: Array) -> Any:
+    """A kernel of ``[..., K]`` rows and T ``[..., 1]``; on a CPU, of large batches, a block after another.
+
+    The sweeps of a root finder over a block stay in the cache of a core.
+    """
+    if x.size < 2 * BLOCK:
+        return kernel(x, temperature)
+    blocked = functools.partial(_block_by_block, kernel)
+    return jax.lax.platform_dependent(x, temperature, cpu=blocked, default=kernel)
+
+
+def _block_by_block(kernel: Kernel, x: Array, temperature: Array) -> Any:
     num_classes = x.shape[-1]
     rows, t = x.reshape(-1, num_classes), temperature.reshape(-1, 1)
     blocks = -(-rows.shape[0] // max(1, BLOCK // num_classes))

@@ -46,22 +46,22 @@ class PowerTransform(SofteningOperator):
         )
 
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, None]:
-        scaled = _scaled(centred, temperature)
+        scaled = tempered(centred, temperature)
         return scaled - log_normalizer(scaled), None
 
     def _kernel(self, centred: Array, temperature: Array) -> tuple[Array, None]:
-        return centred_softmax(_scaled(centred, temperature)), None
+        return centred_softmax(tempered(centred, temperature)), None
 
 
 @jax.custom_jvp
-def _scaled(centred: Array, temperature: Array) -> Array:
+def tempered(centred: Array, temperature: Array) -> Array:
     """``log(p/p_top)/T``. A zero stays a zero at every T: no derivative passes through −inf/T."""
     return centred / temperature
 
 
-@_scaled.defjvp
-def _scaled_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+@tempered.defjvp
+def _tempered_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (centred, temperature), (moved, warmed) = primals, tangents
-    scaled = _scaled(centred, temperature)
+    scaled = tempered(centred, temperature)
     off = jnp.isneginf(centred)
     return scaled, (jnp.where(off, 0, moved) - jnp.where(off, 0, scaled) * warmed) / temperature

@@ -19,6 +19,7 @@ from sparsekd_jax.operators.base import (
     TemperatureRange,
     centred_log,
     claim,
+    in_blocks,
     log_normalizer,
 )
 
@@ -51,7 +52,6 @@ class TsallisSoftening(SofteningOperator):
 
     alpha: ArrayLike
     family: ClassVar[str] = "tsallis"
-    sweeps: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -84,49 +84,61 @@ class TsallisSoftening(SofteningOperator):
 
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
         return self._at_half(
-            lambda r: _tsallis_half.log_from_centred(centred, temperature, r),
-            lambda r: self._general(centred, temperature, r),
-            centred.dtype,
+            lambda x, t, r: _tsallis_half.log_from_centred(x, t, r), self.log_counted, centred, temperature
         )
 
     def _kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
-        def general(r: Array) -> tuple[Array, Array]:
-            log_q, converged = self._general(centred, temperature, r)
+        def general(x: Array, t: Array) -> tuple[Array, Array]:
+            log_q, converged = self.log_counted(x, t)
             return jnp.exp(log_q), converged
 
-        return self._at_half(
-            lambda r: _tsallis_half.from_centred(centred, temperature, r), general, centred.dtype
-        )
+        return self._at_half(_tsallis_half.from_centred, general, centred, temperature)
 
     def _from_probabilities(self, p: Array, temperature: Array) -> tuple[Array, Array]:
-        def general(r: Array) -> tuple[Array, Array]:
-            log_q, converged = self._general(centred_log(p), temperature, r)
+        def general(x: Array, t: Array) -> tuple[Array, Array]:
+            log_q, converged = self.log_counted(centred_log(x), t)
             return jnp.exp(log_q), converged
 
-        return self._at_half(lambda r: _tsallis_half.from_probabilities(p, temperature, r), general, p.dtype)
+        return self._at_half(_tsallis_half.from_probabilities, general, p, temperature)
 
     def _at_half(
         self,
-        half: Callable[[Array], tuple[Array, Array]],
-        general: Callable[[Array], tuple[Array, Array]],
-        dtype: Any,
+        half: Callable[[Array, Array, Array], tuple[Array, Array]],
+        general: Callable[[Array, Array], tuple[Array, Array]],
+        x: Array,
+        temperature: Array,
     ) -> tuple[Array, Array]:
-        """The square-root form where α = 3/2, which the general one costs twenty times as much as."""
-        r = jnp.asarray(self.alpha, dtype) - 1
-        return jax.lax.cond(r == 0.5, half, general, r)
+        """The square-root form where α = 3/2; of the others only what sweeps goes block by block."""
+        r = jnp.asarray(self.alpha, x.dtype) - 1
 
-    def _general(self, centred: Array, temperature: Array, r: Array) -> tuple[Array, Array]:
-        log_ref = -log_normalizer(centred)
+        def at_half() -> tuple[Array, Array]:
+            return jax.lax.cond(
+                (temperature >= 1).all(),
+                lambda: half(x, temperature, r),
+                lambda: in_blocks(lambda x, t: half(x, t, r), x, temperature),
+            )
+
+        return jax.lax.cond(r == 0.5, at_half, lambda: in_blocks(general, x, temperature))
+
+    def log_counted(
+        self, centred: Array, temperature: Array, counts: Array | None = None
+    ) -> tuple[Array, Array]:
+        """log q, and whether it was found, [..., 1]; entry i stands for ``counts[..., i]`` equal classes."""
+        r = jnp.asarray(self.alpha, centred.dtype) - 1
+        if counts is None:
+            log_ref = -log_normalizer(centred)
+        else:
+            log_ref = -jax.nn.logsumexp(centred, axis=-1, keepdims=True, b=counts)
         shannon = jnp.abs(r) < NEAR_SHANNON[r.dtype.name]
         # T = 1 is the identity, exactly, with its derivative in closed form; the roots need T ≠ 1.
         at_one = temperature == 1
-        args = (centred, jnp.where(at_one, 2, temperature), log_ref)
+        args = (centred, jnp.where(at_one, 2, temperature), log_ref, counts)
         log_q, converged = jax.lax.cond(
             shannon,
             lambda: _expm1_form(*args, jnp.where(shannon, r, 0)),
             lambda: _shifted_powers(*args, jnp.where(shannon, 1, r)),
         )
-        return jnp.where(at_one, _identity(centred, temperature, log_ref, r), log_q), converged
+        return jnp.where(at_one, _identity(centred, temperature, log_ref, counts, r), log_q), converged
 
 
 # Both forms describe q through a reference point, the one with centred log-probability c = 0: its p is
@@ -135,17 +147,26 @@ class TsallisSoftening(SofteningOperator):
 # every coordinate is that of the formula. The sign of E is that of T − 1.
 
 
-def _identity(centred: Array, temperature: Array, log_ref: Array, r: Array) -> Array:
+def _total(x: Array, counts: Array | None) -> Array:
+    """Σ over the classes, ``[..., 1]``."""
+    return row_sum(x if counts is None else counts * x)
+
+
+def _num_classes(centred: Array, counts: Array | None) -> Array:
+    return jnp.asarray(centred.shape[-1], centred.dtype) if counts is None else row_sum(counts)
+
+
+def _identity(centred: Array, temperature: Array, log_ref: Array, counts: Array | None, r: Array) -> Array:
     """log p, with the derivative in T at T = 1 on the support, ``(d' p_i^(−r) − 1)/r``, d' = 1/Σ p^(1−r)."""
     off = jnp.isneginf(centred)
     log_p = jnp.where(off, 0, centred) + log_ref
     p = jnp.where(off, 0, jnp.exp(log_p))
     # Far from α = 1 in logs, as p^(−r) may overflow; near it with a_i = (p_i^(−r) − 1)/r, which has a limit.
-    log_slope = jax.nn.logsumexp(jnp.where(off, -jnp.inf, (1 - r) * log_p), axis=-1, keepdims=True)
+    log_slope = jax.nn.logsumexp(jnp.where(off, -jnp.inf, (1 - r) * log_p), axis=-1, keepdims=True, b=counts)
     limit = math.log(jnp.finfo(log_p.dtype).max) - 1
     far = jnp.expm1(jnp.minimum(-r * log_p - log_slope, limit)) / jnp.where(r == 0, 1, r)
     a = -log_p * expm1_ratio(-jnp.where(jnp.abs(r) < 0.1, r, 0) * log_p)
-    mean = row_sum(p * a)
+    mean = _total(p * a, counts)
     slope = jax.lax.stop_gradient(jnp.where(jnp.abs(r) < 0.1, (a - mean) / (1 + r * mean), far))
     moved = (temperature - jax.lax.stop_gradient(temperature)) * slope
     return jnp.where(off, -jnp.inf, log_p + moved)
@@ -159,7 +180,7 @@ class _Softened(NamedTuple):
     rate: Array  # ∂ log q/∂ unknown, where q > 0
 
 
-def _excess_mass(q: _Softened, centred: Array, log_ref: Array) -> tuple[Array, Array]:
+def _excess_mass(q: _Softened, centred: Array, log_ref: Array, counts: Array | None) -> tuple[Array, Array]:
     """``Σ (q − p)``, term by term, so that it is accurate relative to itself as q → p; and its slope."""
     off = jnp.isneginf(centred)
     log_p = jnp.where(off, 0, centred) + log_ref
@@ -170,7 +191,7 @@ def _excess_mass(q: _Softened, centred: Array, log_ref: Array) -> tuple[Array, A
     kept = jnp.where(close, p * jnp.expm1(jnp.where(close, q.log_ratio, 0)), grown)
     filled = jnp.where(off & (q.at_zeros > -jnp.inf), jnp.exp(jnp.minimum(q.at_zeros, 1)), 0)
     slope = jnp.where(off, filled, jnp.where(alive, p + kept, 0)) * q.rate
-    return row_sum(jnp.where(off, filled, kept)), row_sum(slope)
+    return _total(jnp.where(off, filled, kept), counts), _total(slope, counts)
 
 
 def _log_q(q: _Softened, centred: Array, log_ref: Array) -> Array:
@@ -181,7 +202,9 @@ def _log_q(q: _Softened, centred: Array, log_ref: Array) -> Array:
 # -- |α − 1| not small -----------------------------------------------------------------------------------
 
 
-def _shifted_powers(centred: Array, temperature: Array, log_ref: Array, r: Array) -> tuple[Array, Array]:
+def _shifted_powers(
+    centred: Array, temperature: Array, log_ref: Array, counts: Array | None, r: Array
+) -> tuple[Array, Array]:
     """The unknown is log E for T > 1 and logit(−E) for T < 1: relative accuracy of E, and of 1 + E.
 
     Next to a truncation threshold with α > 2, q moves much for one ulp of that unknown. So it is refined: E
@@ -191,26 +214,27 @@ def _shifted_powers(centred: Array, temperature: Array, log_ref: Array, r: Array
     # The root finder wants residuals that increase; E raises q for r > 0 and lowers it for r < 0.
     up = jnp.sign(r)
     sign = jnp.where(warm, up, -up)
-    row = jax.lax.stop_gradient((centred, temperature, log_ref, r))
-    low, high = _bracket(temperature, log_ref, r, centred.shape[-1])
+    row = jax.lax.stop_gradient((centred, temperature, log_ref, counts, r))
+    low, high = _bracket(temperature, log_ref, r, _num_classes(centred, counts))
     low, high = jnp.where(sign < 0, -high, low), jnp.where(sign < 0, -low, high)
     x, found = increasing_root(_coarse_residual, *jax.lax.stop_gradient((low, high)), (sign, *row))
     coarse = jax.lax.stop_gradient(sign * x)
     eps = float(jnp.finfo(x.dtype).eps)
     reach = jnp.full_like(x, eps**0.4)
-    args = (up, coarse, centred, temperature, log_ref, r)
+    args = (up, coarse, centred, temperature, log_ref, counts, r)
     steep = ~warm & (r > 1)  # elsewhere one Newton step is all that there is to gain
     unit = jnp.where(steep, eps**2, 1)
     delta, refined = increasing_root(_refined_residual, -reach, reach, args, unit)
-    return _log_q(_shifted_powers_at(up * delta, *args[1:]), centred, log_ref), found & refined
+    q = _shifted_powers_at(up * delta, coarse, centred, temperature, log_ref, r)
+    return _log_q(q, centred, log_ref), found & refined
 
 
-def _bracket(temperature: Array, log_ref: Array, r: Array, num_classes: int) -> tuple[Array, Array]:
+def _bracket(temperature: Array, log_ref: Array, r: Array, num_classes: Array) -> tuple[Array, Array]:
     """Bounds of the unknown, from 1/K ≤ q_ref ≤ p_ref for T > 1 and p_ref ≤ q_ref ≤ 1 for T < 1."""
     warm = temperature > 1
     log_t = jnp.log(temperature)
     log_gap = jnp.log(jnp.abs(temperature - 1))
-    log_spread = jnp.log(jnp.asarray(num_classes, log_t.dtype)) + log_ref  # log(K p_ref) ≥ 0
+    log_spread = jnp.log(num_classes) + log_ref  # log(K p_ref) ≥ 0
     # r > 0: conservation of mass bounds |E| from below, by Minkowski's inequality for r ≤ 1 and by
     # (a + b)^(1/r) ≤ a^(1/r) + b^(1/r) for r ≥ 1.
     steep = jnp.maximum(r, 1)
@@ -268,17 +292,19 @@ def _shifted_powers_at(
     return _Softened(log_ratio, jnp.broadcast_to(at_zeros, centred.shape), rate)
 
 
-def _coarse_residual(x: Array, sign: Array, *row: Array) -> tuple[Array, Array]:
-    centred, temperature, log_ref, _ = row
-    value, slope = _excess_mass(_shifted_powers_at(0, sign * x, *row), centred, log_ref)
+def _coarse_residual(x: Array, sign: Array, *row: Any) -> tuple[Array, Array]:
+    centred, temperature, log_ref, counts, r = row
+    q = _shifted_powers_at(0, sign * x, centred, temperature, log_ref, r)
+    value, slope = _excess_mass(q, centred, log_ref, counts)
     # d log E = dx above T = 1, d log(1 + E) = E dx below, for x = log E and x = logit(−E).
     by_x = jnp.where(temperature > 1, 1, -jax.nn.sigmoid(sign * x))
     return value, sign * by_x * slope
 
 
-def _refined_residual(delta: Array, up: Array, coarse: Array, *row: Array) -> tuple[Array, Array]:
-    centred, temperature, log_ref, r = row
-    value, slope = _excess_mass(_shifted_powers_at(up * delta, coarse, *row), centred, log_ref)
+def _refined_residual(delta: Array, up: Array, coarse: Array, *row: Any) -> tuple[Array, Array]:
+    centred, temperature, log_ref, counts, r = row
+    q = _shifted_powers_at(up * delta, coarse, centred, temperature, log_ref, r)
+    value, slope = _excess_mass(q, centred, log_ref, counts)
     # Below its rounding it is zero, with its derivatives kept: the search ends there.
     rounding = 2 * jnp.finfo(centred.dtype).eps * jnp.abs(jnp.log(temperature) / r)
     value -= jax.lax.stop_gradient(jnp.where(jnp.abs(value) <= rounding, value, 0))
@@ -288,14 +314,16 @@ def _refined_residual(delta: Array, up: Array, coarse: Array, *row: Array) -> tu
 # -- α next to 1, and 1 itself ---------------------------------------------------------------------------
 
 
-def _expm1_form(centred: Array, temperature: Array, log_ref: Array, r: Array) -> tuple[Array, Array]:
+def _expm1_form(
+    centred: Array, temperature: Array, log_ref: Array, counts: Array | None, r: Array
+) -> tuple[Array, Array]:
     """The unknown is v = log(q_ref/p_ref)."""
     warm = temperature > 1
-    log_k = jnp.log(jnp.asarray(centred.shape[-1], centred.dtype))
+    log_k = jnp.log(_num_classes(centred, counts))
     low, high = jnp.where(warm, -log_k - log_ref, 0), jnp.where(warm, 0, -log_ref)
-    args = (centred, temperature, log_ref, r)
+    args = (centred, temperature, log_ref, counts, r)
     v, converged = increasing_root(_expm1_residual, *jax.lax.stop_gradient((low, high)), args)
-    return _log_q(_expm1_form_at(v, *args), centred, log_ref), converged
+    return _log_q(_expm1_form_at(v, centred, temperature, log_ref, r), centred, log_ref), converged
 
 
 def _expm1_form_at(v: Array, centred: Array, temperature: Array, log_ref: Array, r: Array) -> _Softened:
@@ -323,6 +351,7 @@ def _expm1_form_at(v: Array, centred: Array, temperature: Array, log_ref: Array,
 
 
 def _expm1_residual(
-    v: Array, centred: Array, temperature: Array, log_ref: Array, r: Array
+    v: Array, centred: Array, temperature: Array, log_ref: Array, counts: Array | None, r: Array
 ) -> tuple[Array, Array]:
-    return _excess_mass(_expm1_form_at(v, centred, temperature, log_ref, r), centred, log_ref)
+    q = _expm1_form_at(v, centred, temperature, log_ref, r)
+    return _excess_mass(q, centred, log_ref, counts)

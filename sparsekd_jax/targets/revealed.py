@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
+from sparsekd_jax._numerics import at_least_float32
 
 PADDING = -1
 """The id of an entry that is none."""
@@ -36,7 +37,7 @@ class Dense:
     def from_logits(cls, logits: Float[ArrayLike, "*batch V"]) -> Self:
         """``log softmax(z)``, in float32 at least."""
         logits = jnp.asarray(logits)
-        wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        wide = logits.astype(at_least_float32(logits.dtype))
         return cls(jax.nn.log_softmax(wide, axis=-1))
 
     @property
@@ -65,6 +66,10 @@ class TopK:
         tail_mass: ``[...]`` = 1 − Σ exp(log_probs) ≥ 0, what all V − k other tokens have together.
         num_ranked: ``[...]`` int32.
         vocab_size: V, static.
+
+    >>> row = TopK.observed(np.array([7, 2]), np.log(np.array([0.5, 0.25], np.float32)), vocab_size=9)
+    >>> float(row.tail_mass), int(row.num_unseen)
+    (0.25, 7)
     """
 
     ids: Int[Array, "*batch k"]
@@ -72,6 +77,69 @@ class TopK:
     tail_mass: Float[Array, "*batch"]
     num_ranked: Int[Array, "*batch"]
     vocab_size: int = _static()
+
+    @classmethod
+    def observed(
+        cls,
+        ids: Int[ArrayLike, "*batch k"],
+        log_probs: Float[ArrayLike, "*batch k"],
+        vocab_size: int,
+        num_ranked: Int[ArrayLike, "*batch"] | int | None = None,
+    ) -> Self:
+        """From lists as a server gives them, on the host: ``tail_mass = 1 − Σ exp(log_probs)`` in float64.
+
+        A sum above 1 by no more than the rounding of the dtype leaves a tail of 0.
+
+        Args:
+            ids: ``[..., k]`` whole numbers in [0, V), distinct in a row; −1 pads.
+            log_probs: ``[..., k]`` in nats, of the whole distribution; −inf at padding.
+            vocab_size: V.
+            num_ranked: how many entries at the front of a row are the teacher's likeliest, in falling order;
+                by default all.
+
+        Raises:
+            ValueError: what `require_consistent` refuses, or a sum above 1.
+            TypeError: ids that are no whole numbers, log_probs that are no floats.
+        """
+        ids, given = np.asarray(ids), np.asarray(log_probs)
+        stored = jnp.asarray(given)
+        if stored.dtype.name not in simplex.SUM_TOLERANCE:
+            raise TypeError(f"log_probs has dtype {given.dtype}; log-probabilities are floating point")
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise TypeError(f"ids has dtype {ids.dtype}; token ids are whole numbers")
+        _require_entries(ids, given.astype(np.float64), vocab_size)
+        counts = (ids >= 0).sum(-1)
+        ranked = np.broadcast_to(counts if num_ranked is None else np.asarray(num_ranked), counts.shape)
+        tail = 1 - np.exp(given.astype(np.float64)).sum(-1)
+        tolerance = _tolerance(stored)
+        simplex.refuse(
+            tail < -tolerance,
+            "log_probs",
+            lambda i: (
+                f"sums to {1 - tail[i]:.9g} after exp, above 1 by more than rounding ({tolerance:g} in "
+                f"{stored.dtype}); was a temperature applied, or another row's list appended?"
+            ),
+        )
+        simplex.refuse(
+            (counts == vocab_size) & (tail > tolerance),
+            "log_probs",
+            lambda i: (
+                f"lists all {vocab_size} tokens, but sums to {1 - tail[i]:.9g} after exp; is vocab_size "
+                "right?"
+            ),
+        )
+        # Where rounding alone takes the tail out of [0, m·p_k] it is the nearer end.
+        most = (vocab_size - counts) * np.exp(_last_ranked(given.astype(np.float64), ranked))
+        tail = np.where(tail <= most + tolerance, np.clip(tail, 0, most), tail)
+        found = cls(
+            jnp.asarray(ids, jnp.int32),
+            stored,
+            jnp.asarray(tail, at_least_float32(stored.dtype)),
+            jnp.asarray(ranked, jnp.int32),
+            vocab_size,
+        )
+        require_consistent(found)
+        return found
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -134,6 +202,161 @@ class Samples:
     def batch_shape(self) -> tuple[int, ...]:
         """``[...]``, the shape without the last axis."""
         return self.ids.shape[:-1]
+
+
+def top_k(log_probs: Float[ArrayLike, "*batch V"], k: int) -> TopK:
+    """The k likeliest tokens of dense distributions; the tail mass is summed from the tail itself.
+
+    ``1 − Σ`` would be rounding noise where the tail is small. Goes under jit, k static.
+
+    Args:
+        log_probs: ``[..., V]`` in nats, −inf allowed.
+        k: in [1, V].
+
+    Raises:
+        ValueError: k outside [1, V]; log_probs are no log-probabilities (seen in eager code only).
+
+    >>> row = top_k(jnp.log(jnp.array([0.125, 0.5, 0.25, 0.125])), 2)
+    >>> row.ids.tolist(), float(row.tail_mass)
+    ([1, 2], 0.25)
+    """
+    simplex.require_log_probabilities(log_probs, "log_probs")
+    log_probs = jnp.asarray(log_probs)
+    size = log_probs.shape[-1]
+    if not 1 <= k <= size:
+        raise ValueError(f"k must lie in [1, {size}] (the vocabulary), got {k}")
+    values, ids = jax.lax.top_k(log_probs, k)
+    wide = log_probs.astype(at_least_float32(log_probs.dtype))
+    tail = jnp.sum(jnp.exp(without(wide, ids, -jnp.inf)), axis=-1)
+    return TopK(ids.astype(jnp.int32), values, tail, jnp.full(tail.shape, k, jnp.int32), size)
+
+
+def without(
+    x: Float[Array, "*batch V"], ids: Int[Array, "*batch k"], value: float
+) -> Float[Array, "*batch V"]:
+    """``x`` with ``value`` at the ids of each row; padding ids change nothing."""
+    index = jnp.where(ids < 0, x.shape[-1], ids)  # out of range, so dropped
+    return jnp.put_along_axis(x, index, jnp.asarray(value, x.dtype), axis=-1, inplace=False, mode="drop")
+
+
+def require_consistent(target: TopK) -> None:
+    """Refuse lists that no distribution over V tokens can have, naming the row and a remedy.
+
+    Traced values pass unseen. The tolerance for sums is that of the dtype (4e-5 in float32).
+
+    Raises:
+        ValueError: ids out of range or repeated; padding before the end; log-probabilities above 0, NaN, or
+            not in falling order where ranked; an unranked entry above the last ranked one; a tail mass that
+            is negative, that does not complete the sum to 1, or that is more than m unseen tokens of at most
+            the last ranked probability can hold.
+
+    >>> from sparsekd_jax import targets
+    >>> targets.TopK.observed(np.array([0, 1]), np.log(np.array([0.5, 0.1], np.float32)), vocab_size=4)
+    Traceback (most recent call last):
+    ValueError: tail_mass, is 0.4, more than 2 unseen tokens of at most 0.1 (the last ranked entry) can...
+    """
+    if simplex.is_traced(target):
+        return
+    ids, log_probs = np.asarray(target.ids), np.asarray(target.log_probs).astype(np.float64)
+    _require_entries(ids, log_probs, target.vocab_size)
+    tail, ranked = np.asarray(target.tail_mass, np.float64), np.asarray(target.num_ranked)
+    tolerance = _tolerance(target.log_probs)
+    counts = (ids >= 0).sum(-1)
+    for name, value in (("tail_mass", tail), ("num_ranked", ranked)):
+        if value.shape != counts.shape:
+            raise ValueError(f"{name} has shape {value.shape}, the rows of ids {counts.shape}: one a row")
+    simplex.refuse(
+        (ranked < 0) | (ranked > counts),
+        "num_ranked",
+        lambda i: f"is {ranked[i]}, of {counts[i]} entries; it counts those at the front of the row",
+    )
+    place = np.arange(ids.shape[-1])
+    with np.errstate(invalid="ignore"):  # −inf − −inf
+        rises = (np.diff(log_probs, axis=-1) > 0) & (place[1:] < ranked[..., None])
+    simplex.refuse(
+        rises.any(-1),
+        "log_probs",
+        lambda i: (
+            f"rises at entry {int(np.argmax(rises[i])) + 1}, but the first {ranked[i]} are said to be "
+            "ranked; sort them, and put entries that were appended after them, outside num_ranked"
+        ),
+    )
+    last = _last_ranked(log_probs, ranked)
+    above = (place >= ranked[..., None]) & (log_probs > last[..., None] + tolerance)
+    simplex.refuse(
+        above.any(-1),
+        "log_probs",
+        lambda i: (
+            f"entry {int(np.argmax(above[i]))} is not ranked and has more than the last ranked entry; then "
+            "those are not the likeliest: lower num_ranked"
+        ),
+    )
+    simplex.refuse(~(tail >= 0), "tail_mass", lambda i: f"is {tail[i]:.6g}; a mass is ≥ 0: use TopK.observed")
+    total = np.exp(log_probs).sum(-1) + tail
+    simplex.refuse(
+        ~(np.abs(total - 1) <= tolerance),
+        "tail_mass",
+        lambda i: (
+            f"is {tail[i]:.6g}, which completes the row to {total[i]:.9g} instead of 1: use TopK.observed"
+        ),
+    )
+    unseen = target.vocab_size - counts
+    bound = np.exp(last)
+    simplex.refuse(
+        tail > unseen * bound * (1 + tolerance) + tolerance * (unseen > 0) * (bound > 0),
+        "tail_mass",
+        lambda i: (
+            f"is {tail[i]:.6g}, more than {unseen[i]} unseen tokens of at most {bound[i]:.6g} (the last "
+            "ranked entry) can hold; are these log-probabilities of the whole distribution, is vocab_size "
+            "right, and is an appended entry counted in num_ranked?"
+        ),
+    )
+
+
+def _last_ranked(log_probs: np.ndarray, ranked: np.ndarray) -> np.ndarray:
+    """log p_k, the bound on every unseen token; 0 (no bound) where nothing is ranked."""
+    place = np.clip(ranked - 1, 0, log_probs.shape[-1] - 1)[..., None]
+    return np.where(ranked > 0, np.take_along_axis(log_probs, place, -1)[..., 0], 0.0)
+
+
+def _tolerance(log_probs: Any) -> float:
+    # As simplex.require_log_probabilities: the rounding of log p moves the sum by a few ulp.
+    return 4 * simplex.SUM_TOLERANCE[log_probs.dtype.name]
+
+
+def _require_entries(ids: np.ndarray, log_probs: np.ndarray, vocab_size: int) -> None:
+    if ids.ndim == 0 or ids.shape != log_probs.shape:
+        raise ValueError(f"ids has shape {ids.shape} and log_probs {log_probs.shape}: one each, [..., k]")
+    wrong = (ids < PADDING) | (ids >= vocab_size)
+    simplex.refuse(
+        wrong.any(-1),
+        "ids",
+        lambda i: (
+            f"contains {ids[i][wrong[i]][0]}; ids lie in [0, {vocab_size}) (vocab_size), and {PADDING} pads"
+        ),
+    )
+    padding = ids == PADDING
+    simplex.refuse(
+        (padding[..., :-1] & ~padding[..., 1:]).any(-1),
+        "ids",
+        lambda i: f"has padding ({PADDING}) before a token; move padding to the end of the row",
+    )
+    inner = np.sort(ids, axis=-1)
+    twice = (np.diff(inner, axis=-1) == 0) & (inner[..., 1:] >= 0)
+    simplex.refuse(
+        twice.any(-1),
+        "ids",
+        lambda i: f"holds token {inner[i][1:][twice[i]][0]} twice; keep one entry of it",
+    )
+    bad = np.where(padding, ~np.isneginf(log_probs), ~(log_probs <= 1e-6))
+    simplex.refuse(
+        bad.any(-1),
+        "log_probs",
+        lambda i: (
+            f"contains {log_probs[i][bad[i]][0]:g} at entry {int(np.argmax(bad[i]))}; log-probabilities are "
+            "≤ 0, −inf for an excluded token and at padding. If these are logits use Dense.from_logits"
+        ),
+    )
 
 
 Target = Dense | TopK | Samples

@@ -1,0 +1,315 @@
+"""Softening what a teacher reveals: point values, and bounds that hold whatever the unseen tokens are."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import checkify
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from sparsekd_jax import simplex
+from sparsekd_jax._numerics import at_least_float32, row_sum
+from sparsekd_jax.operators import ConvergenceError, ConvexMixture, PowerTransform, TsallisSoftening
+from sparsekd_jax.operators.base import SofteningOperator, _broadcast_temperature
+from sparsekd_jax.operators.power import tempered
+from sparsekd_jax.targets.revealed import Dense, Samples, Target, TopK, _static, require_consistent
+
+_OPERATOR_ERROR = {"float64": (0.0, 1e-12), "float32": (2e-6, 0.0)}
+"""What an operator promises (`SofteningOperator`): absolute error of q, and relative by max(1, |log q|)."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Softened:
+    """A softened target: values for the observed tokens, and bounds for what the unseen ones may change.
+
+    Attributes:
+        ids: ``[..., k]`` int32, −1 at padding; None where all V tokens are listed in order.
+        log_probs: ``[..., k]`` in nats, under a uniform tail (where the tail matters); −inf at padding.
+        lower: ``[..., k]`` probabilities that the true ones are certified not to fall below.
+        upper: ``[..., k]`` probabilities that they do not exceed.
+        tail_mass: ``[...]``, what all unseen tokens have together, under a uniform tail.
+        tail_lower: ``[...]``, certified.
+        tail_upper: ``[...]``, certified.
+        num_unseen: ``[...]``, m.
+        vocab_size: V, static.
+        ratios_known: static; whether the ratios of observed tokens are certain, only the tail mass is not.
+    """
+
+    ids: Int[Array, "*batch k"] | None
+    log_probs: Float[Array, "*batch k"]
+    lower: Float[Array, "*batch k"]
+    upper: Float[Array, "*batch k"]
+    tail_mass: Float[Array, "*batch"]
+    tail_lower: Float[Array, "*batch"]
+    tail_upper: Float[Array, "*batch"]
+    num_unseen: Int[Array, "*batch"]
+    vocab_size: int = _static()
+    ratios_known: bool = _static()
+
+
+def soften(
+    op: SofteningOperator, target: Target, temperature: ArrayLike, *, tail_error: ArrayLike | None = None
+) -> Softened:
+    """``F_T(p)`` of a teacher that is seen in part, with bounds over every p it could be.
+
+    `Dense`: exact, any operator; the bounds are the operator's accuracy.
+
+    `TopK`: m unseen tokens have the mass r together and at most p_k each, p_k the last *ranked* entry. Bounds
+    are extremal at the flat tail (r/m each) and at the most concentrated one (⌊r/p_k⌋ tokens of p_k and the
+    rest on one), each softened by the operator itself, equal tokens counted: O(k) numbers, not O(V).
+    Power, any T; Tsallis, T ≥ 1; the mixture, T ≥ 1, exact on observed tokens.
+    For entropy projections such bounds do not exist: p = (.4, .2, .095 four times, .02/6 six times), T = 2,
+    has a second coordinate .1736, outside [.1745, .1937] of the two tails. They are refused.
+
+    `Samples`: the mixture only, an affine map, so that the estimate stays unbiased.
+
+    Args:
+        op: a `PowerTransform`, `ConvexMixture` or `TsallisSoftening`; for `Dense` any operator.
+        target: what was revealed.
+        temperature: T, a scalar or one a row.
+        tail_error: how far ``target.tail_mass`` may be from the truth beside its own rounding, a scalar or
+            one a row; by default ``2 eps (1 − Σ p log p)``, the rounding of log_probs in their dtype, eps its
+            unit. 0 where the tail was summed from the tail (`top_k`) or from float64 entries, which gives
+            much tighter bounds on a small tail in float32.
+
+    Returns:
+        A `Softened` in float32 at least, rounded outward. The truth that it bounds is any distribution whose
+        entries round to those given. Goes under jit and vmap, the temperature traced.
+
+    Raises:
+        TypeError: an operator without a certified bound, or a biased one for `Samples`.
+        ValueError: a temperature outside the operator's range, or below 1 where the bound needs T ≥ 1; lists
+            that are not consistent. Traced, NaN and a checkify debug check.
+        ConvergenceError: a root was not found; traced, NaN.
+
+    Reference: theory.md section 6.
+
+    >>> seen = TopK.observed(np.array([0, 1]), np.log(np.array([0.4, 0.2], np.float32)), vocab_size=12)
+    >>> soft = soften(PowerTransform(), seen, 2.0)
+    >>> soft.lower.round(3).tolist(), soft.upper.round(3).tolist()
+    ([0.205, 0.145], [0.32, 0.227])
+    """
+    _require_supported(op, target)
+    if isinstance(target, Dense):
+        return _dense(op, target, temperature)
+    if isinstance(target, TopK):
+        require_consistent(target)
+    values = target.weights if isinstance(target, Samples) else target.log_probs
+    dtype = at_least_float32(values.dtype)
+    t = _broadcast_temperature(op, temperature, target.batch_shape, dtype)[..., 0]
+    bounded = jnp.ones(t.shape, bool) if type(op) is PowerTransform else t >= 1
+    if not simplex.is_traced(t):
+        simplex.refuse(
+            ~bounded,
+            "temperature",
+            lambda i: (
+                f"is {float(t[i]):g}; of a target seen in part {op.name} is known for T ≥ 1 only, power for "
+                "any T"
+            ),
+        )
+    if isinstance(target, Samples):
+        softened, converged = _samples(op, target, t), bounded
+    else:
+        error = None if tail_error is None else jnp.broadcast_to(jnp.asarray(tail_error, dtype), t.shape)
+        softened, converged = _top_k(op, target, t, error)
+    checkify.debug_check((bounded & converged).all(), "soften: T < 1, or a root that was not found")
+    if not simplex.is_traced(converged) and not bool(converged.all()):
+        row = [int(i) for i in np.argwhere(~np.asarray(converged))[0]]
+        raise ConvergenceError(f"{op.name}: no root found in row {row}; there are no bounds without it")
+    return _nan_unless(bounded & converged, softened)
+
+
+def _nan_unless(good: Array, softened: Softened) -> Softened:
+    """NaN in every bad row: under jit the only sign that no one can overlook."""
+
+    def marked(leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return jnp.where(good.reshape(good.shape + (1,) * (leaf.ndim - good.ndim)), leaf, jnp.nan)
+
+    return jax.tree.map(marked, softened)
+
+
+def _require_supported(op: Any, target: Target) -> None:
+    name = getattr(op, "name", getattr(op, "__name__", repr(op)))
+    if not isinstance(target, Dense | TopK | Samples):
+        raise TypeError(f"target is a {type(target).__name__}; soften takes Dense, TopK or Samples")
+    if not isinstance(op, SofteningOperator):
+        raise TypeError(
+            f"{name} is no SofteningOperator, so nothing is known of its bounds; use operators.get"
+        )
+    if isinstance(target, Samples) and type(op) is not ConvexMixture:
+        raise TypeError(
+            f"{name} of sampled tokens is biased at every number of draws, only the mixture is not "
+            "(theory.md section 6): soften by ConvexMixture, take a plug-in or jackknife estimate from "
+            "targets.text_only and know its bias, or soften the logits before sampling"
+        )
+    if isinstance(target, TopK) and type(op) not in (PowerTransform, ConvexMixture, TsallisSoftening):
+        raise TypeError(
+            f"{name} has no certified bound from a top-k list: its value depends on the unseen tokens in a "
+            "way that no extremal tail bounds (theory.md section 6); use power, mixture or tsallis, or a "
+            "Dense target"
+        )
+
+
+@jax.jit
+def _samples(op: ConvexMixture, target: Samples, t: Array) -> Softened:
+    kept, mixed = op._weights(t[..., None])
+    uniform = mixed / target.vocab_size
+    seen = target.ids >= 0
+    unseen = target.vocab_size - jnp.sum(seen, axis=-1)
+    eps = float(jnp.finfo(target.weights.dtype).eps)
+    q = kept * target.weights.astype(t.dtype) + uniform
+    # A weight says nothing certain of its p, which may be anything in [0, 1]; the affine map does.
+    lower = jnp.broadcast_to(uniform * (1 - 4 * eps), q.shape)
+    upper = jnp.minimum((kept + uniform) * (1 + 4 * eps), 1)
+    tail = uniform[..., 0] * unseen.astype(t.dtype)
+    return Softened(
+        ids=target.ids,
+        log_probs=jnp.where(seen, simplex.safe_log(q), -jnp.inf),
+        lower=jnp.where(seen, lower, 0),
+        upper=jnp.where(seen, jnp.broadcast_to(upper, q.shape), 0),
+        tail_mass=tail,
+        tail_lower=tail * (1 - 4 * eps),
+        tail_upper=jnp.where(unseen > 0, jnp.minimum((kept[..., 0] + tail) * (1 + 4 * eps), 1), 0),
+        num_unseen=unseen,
+        vocab_size=target.vocab_size,
+        ratios_known=False,
+    )
+
+
+def _dense(op: SofteningOperator, target: Dense, temperature: ArrayLike) -> Softened:
+    rounding = float(jnp.finfo(target.log_probs.dtype).eps)
+    log_q = op.log(target.log_probs, temperature)
+    log_q = log_q.astype(at_least_float32(log_q.dtype))
+    absolute, relative = _OPERATOR_ERROR[log_q.dtype.name]
+    q = jnp.exp(log_q)
+    size = jnp.where(jnp.isneginf(log_q), 0, 1 + jnp.abs(log_q))
+    margin = absolute + q * (relative + 2 * rounding) * size
+    none = jnp.zeros(target.batch_shape, log_q.dtype)
+    return Softened(
+        ids=None,
+        log_probs=log_q,
+        lower=jnp.maximum(q - margin, 0),
+        upper=jnp.minimum(q + margin, 1),
+        tail_mass=none,
+        tail_lower=none,
+        tail_upper=none,
+        num_unseen=none.astype(jnp.int32),
+        vocab_size=target.vocab_size,
+        ratios_known=True,
+    )
+
+
+# -- top-k -----------------------------------------------------------------------------------------------
+
+
+@jax.jit
+def _top_k(op: SofteningOperator, target: TopK, t: Array, tail_error: Array | None) -> tuple[Softened, Array]:
+    """The bounds, from four completions of each row: both extremal tails at both ends of what r may be.
+
+    A tail sum is monotone in r and in how concentrated the tail is, in a direction that depends on the
+    operator and T; the smallest and largest of four need not know which. A fifth gives the point values.
+    """
+    k, dtype = target.ids.shape[-1], t.dtype
+    eps = float(jnp.finfo(target.log_probs.dtype).eps)
+    seen, unseen = target.ids >= 0, target.num_unseen
+    log_p = jnp.where(seen, target.log_probs.astype(dtype), -jnp.inf)
+    last = jnp.take_along_axis(log_p, jnp.maximum(target.num_ranked - 1, 0)[..., None], axis=-1)[..., 0]
+    last = jnp.where(target.num_ranked > 0, last, 0)
+    if tail_error is None:
+        tail_error = 2 * eps * (1 + jnp.sum(jnp.exp(log_p) * _finite_size(log_p), axis=-1))
+    relative = eps * (4 + _finite_size(last))
+    cap = jnp.minimum(jnp.exp(last) * (1 + relative), 1)
+    m = unseen.astype(dtype)
+    r = jnp.where(unseen > 0, target.tail_mass.astype(dtype), 0)
+    slack = tail_error + r * relative
+    low, high = jnp.clip(r - slack, 0, m * cap), jnp.minimum(r + slack, m * cap)
+    tails = [
+        _flat(r, m),
+        _flat(low, m),
+        _flat(high, m),
+        _concentrated(low, m, cap),
+        _concentrated(high, m, cap),
+    ]
+    every = (len(tails), *log_p.shape)
+    log_x, copies = (jnp.stack(each) for each in zip(*tails, strict=True))
+    entries = jnp.concatenate([jnp.broadcast_to(log_p, every), log_x], axis=-1)
+    counts = jnp.concatenate([jnp.broadcast_to(seen.astype(dtype), every), copies], axis=-1)
+    t = jnp.broadcast_to(t, (len(tails), *t.shape))[..., None]
+    log_q, converged = _per_token(op, entries, counts, t)
+
+    # Rounding outward: of log p, times what F_T makes of it; of log q; of the sums of k terms; and of a row
+    # with r ± slack that the operator reads as p/Σp.
+    absolute, promised = _OPERATOR_ERROR[dtype.name] if type(op) is TsallisSoftening else (0.0, 0.0)
+    gain = 1 / t if type(op) is PowerTransform else jnp.ones_like(t)
+    q = counts * jnp.exp(log_q)
+    error = gain * _finite_size(entries) + _finite_size(log_q)
+    common = eps * (k / 2 + 8) + 2 * slack[None, ..., None] + 4 * eps * row_sum(q * error)
+    margin = common + 4 * eps * error + promised * (1 + _finite_size(log_q))
+    # … and of what underflows, absolutely, wherever there is anything.
+    some = ~jnp.isneginf(log_q)
+    absolute += float(jnp.finfo(dtype).tiny)
+    tail = jnp.sum(q[..., k:], axis=-1)
+    tail_margin = jnp.sum((q * margin)[..., k:], axis=-1) + jnp.where(some[..., k:].any(axis=-1), absolute, 0)
+    observed = jnp.exp(log_q[..., :k])
+    margin = observed * margin[..., :k] + jnp.where(some[..., :k], absolute, 0)
+    lower, upper = jnp.min((observed - margin)[1:], axis=0), jnp.max((observed + margin)[1:], axis=0)
+    tail_lower, tail_upper = (
+        jnp.min((tail - tail_margin)[1:], axis=0),
+        jnp.max((tail + tail_margin)[1:], axis=0),
+    )
+    softened = Softened(
+        ids=target.ids,
+        log_probs=log_q[0, ..., :k],
+        lower=jnp.maximum(lower, 0),
+        upper=jnp.where(seen, jnp.minimum(upper, 1), 0),
+        tail_mass=tail[0],
+        tail_lower=jnp.maximum(tail_lower, 0),
+        tail_upper=jnp.where(unseen > 0, jnp.minimum(tail_upper, 1), 0),
+        num_unseen=unseen,
+        vocab_size=target.vocab_size,
+        ratios_known=type(op) is not TsallisSoftening,
+    )
+    return softened, converged.all(axis=(0, -1))
+
+
+def _finite_size(log_p: Array) -> Array:
+    """|log p|, 0 where it is −inf: nothing rounds there."""
+    return jnp.where(jnp.isneginf(log_p), 0, jnp.abs(log_p))
+
+
+def _flat(r: Array, m: Array) -> tuple[Array, Array]:
+    """The tail of m tokens of r/m: log-probabilities of three kinds of tokens, and how many of each."""
+    none = jnp.zeros_like(r)
+    each = jnp.where(m > 0, r / jnp.maximum(m, 1), 0)
+    return simplex.safe_log(jnp.stack([each, none, none], -1)), jnp.stack([m, none, none], -1)
+
+
+def _concentrated(r: Array, m: Array, cap: Array) -> tuple[Array, Array]:
+    """⌊r/cap⌋ tokens of ``cap``, one of what is left, and zeros."""
+    full = jnp.minimum(jnp.floor(r / jnp.where(cap > 0, cap, 1)), m)
+    rest = jnp.clip(r - full * cap, 0, cap)  # by rounding alone it could be −1.8e-15
+    one = (full < m).astype(r.dtype)
+    x = jnp.stack([jnp.where(full > 0, cap, 0), rest * one, jnp.zeros_like(r)], -1)
+    return simplex.safe_log(x), jnp.stack([full, one, m - full - one], -1)
+
+
+def _per_token(op: Any, log_p: Array, counts: Array, t: Array) -> tuple[Array, Array]:
+    """log F_T of rows whose entry i stands for ``counts[..., i]`` equal tokens."""
+    found = jnp.ones(t.shape, bool)
+    if type(op) is ConvexMixture:
+        kept, mixed = op._weights(t)
+        q = kept * jnp.exp(log_p) + mixed / row_sum(counts)
+        return jnp.where(counts > 0, simplex.safe_log(q), -jnp.inf), found
+    top = jnp.max(log_p, axis=-1, keepdims=True)
+    centred = log_p - top
+    if type(op) is PowerTransform:
+        scaled = tempered(centred, t)
+        return scaled - jax.nn.logsumexp(scaled, axis=-1, keepdims=True, b=counts), found
+    op = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(t.dtype), op)
+    log_q, found = op.log_counted(centred, t, counts)
+    return jnp.where(counts > 0, log_q, -jnp.inf), found
