@@ -120,7 +120,8 @@ def _softened_log(operator: Operator, target: Dense | ArrayLike, temperature: Ar
     """``log F_T(p)``, ``[..., V]``, in float32 at least."""
     log_p = jnp.asarray(target.log_probs if isinstance(target, Dense) else target)
     simplex.require_log_probabilities(log_p, "target")
-    log_p = log_p.astype(jnp.promote_types(log_p.dtype, jnp.float32))
+    if log_p.dtype.itemsize < 4:  # a row is the distribution that it represents; rounding took it off Σ = 1
+        log_p = jax.nn.log_softmax(log_p.astype(jnp.float32), axis=-1)
     if isinstance(operator, SofteningOperator):
         return operator.log(log_p, temperature)
     by_row = jnp.vectorize(operator, signature="(k),()->(k)")
@@ -136,15 +137,14 @@ def _sample_row(
     key: Array, log_q: Float[Array, " V"], tau: Array, num_draws: int
 ) -> tuple[Int[Array, " N"], Float[Array, " N"]]:
     off = jnp.isneginf(log_q)
-    log_r = jax.nn.log_softmax(jnp.where(off, -jnp.inf, tau * jnp.where(off, 0, log_q)))
-    ids, counts = _merge(_draw(key, jnp.exp(log_r - jnp.max(log_r)), num_draws))
-    at = jnp.where(ids == PADDING, ids[0], ids)  # any id of positive mass does
-    ratio = jnp.where(tau == 1, 1, jnp.exp(log_q[at] - log_r[at]))
-    return ids, jnp.where(ids == PADDING, 0, counts.astype(log_q.dtype) / num_draws * ratio)
+    tempered = jax.nn.log_softmax(jnp.where(off, -jnp.inf, tau * jnp.where(off, 0, log_q)))
+    log_r = jnp.where(tau == 1, log_q, tempered)  # weights are then counts over N exactly
+    places = jax.random.uniform(key, (2, num_draws), log_q.dtype)
+    return _weigh(_pick(jnp.exp(log_r - jnp.max(log_r)), places), log_q, log_r)
 
 
-def _draw(key: Array, mass: Float[Array, " V"], num_draws: int) -> Int[Array, " N"]:
-    """Tokens with probability mass/Σmass: first a block of √V tokens, then one within it.
+def _pick(mass: Float[Array, " V"], places: Float[Array, "2 N"]) -> Int[Array, " N"]:
+    """The tokens at places in [0, 1)²: the first finds a block of √V tokens by mass, the second one in it.
 
     One cumulative sum over V would lose the tokens whose mass is below ε; of a block they are a fair share.
     """
@@ -152,10 +152,9 @@ def _draw(key: Array, mass: Float[Array, " V"], num_draws: int) -> Int[Array, " 
     blocks = jnp.pad(mass, (0, -mass.size % side)).reshape(-1, side)
     within = _cumulative(blocks)
     across = _cumulative(within[:, -1])
-    first, second = jax.random.uniform(key, (2, num_draws), mass.dtype)
-    block = jnp.searchsorted(across, first * across[-1], side="right")
+    block = jnp.searchsorted(across, places[0] * across[-1], side="right")
     rows = within[block]
-    inside = jax.vmap(lambda row, at: jnp.searchsorted(row, at, side="right"))(rows, second * rows[:, -1])
+    inside = jax.vmap(lambda row, at: jnp.searchsorted(row, at, side="right"))(rows, places[1] * rows[:, -1])
     return (block * side + inside).astype(jnp.int32)
 
 
@@ -168,10 +167,14 @@ def _cumulative(mass: Array) -> Array:
     return jax.lax.cummax(jnp.where(mass > 0, sums, 0), axis=mass.ndim - 1)
 
 
-def _merge(drawn: Int[Array, " N"]) -> tuple[Int[Array, " N"], Int[Array, " N"]]:
-    """Distinct ids in rising order with their counts, then padding with count 0."""
+def _weigh(
+    drawn: Int[Array, " N"], log_q: Float[Array, " V"], log_r: Float[Array, " V"]
+) -> tuple[Int[Array, " N"], Float[Array, " N"]]:
+    """Distinct ids in rising order with weights ``count/N · q/r``, then padding with weight 0."""
     ordered = jnp.sort(drawn)
     is_new = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
     slot = jnp.cumsum(is_new) - 1
     ids = jnp.full_like(ordered, PADDING).at[slot].set(ordered)
-    return ids, jnp.zeros_like(ordered).at[slot].add(1)
+    counts = jnp.zeros(ids.shape, log_q.dtype).at[slot].add(1)
+    at = jnp.where(ids == PADDING, ids[0], ids)  # any token that was drawn
+    return ids, counts / drawn.size * jnp.exp(log_q[at] - log_r[at])

@@ -313,7 +313,7 @@ def compositions(n: int, num_classes: int) -> np.ndarray:
 
 
 def outcomes_of(rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """All samples ``[M, K]`` of n labels that a row of ``[N, K]`` can give, and their probabilities ``[N, M]``.
+    """All samples ``[M, K]`` of n labels that a row of ``[N, K]`` can give; their probabilities ``[N, M]``.
 
     >>> counts, chances = outcomes_of(np.array([[0.5, 0.5]]), 2)
     >>> counts.tolist(), chances.round(4).tolist()
