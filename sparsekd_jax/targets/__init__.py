@@ -1,5 +1,6 @@
 """What a teacher reveals, dense, top-k or sampled, and what can be certified of the rest."""
 
+from sparsekd_jax.targets import text_only
 from sparsekd_jax.targets.revealed import (
     PADDING,
     Dense,
@@ -9,6 +10,7 @@ from sparsekd_jax.targets.revealed import (
     require_consistent,
     top_k,
 )
+from sparsekd_jax.targets.sampling import estimate, expected_distinct, sample
 from sparsekd_jax.targets.softening import Softened, soften
 
 __all__ = [
@@ -18,7 +20,11 @@ __all__ = [
     "Softened",
     "Target",
     "TopK",
+    "estimate",
+    "expected_distinct",
     "require_consistent",
+    "sample",
     "soften",
+    "text_only",
     "top_k",
 ]

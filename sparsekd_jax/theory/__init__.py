@@ -12,6 +12,7 @@ from sparsekd_jax.theory import (
     intervals,
     ridge,
     slopes,
+    text_only,
     variance,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "intervals",
     "ridge",
     "slopes",
+    "text_only",
     "variance",
 ]

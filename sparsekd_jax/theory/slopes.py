@@ -168,7 +168,7 @@ def lipschitz(
         value=value,
         kind="lower bound" if p is None else "local",
         p=where,
-        certified=_certified(operator, temperature, norm),
+        certified=certified_lipschitz(operator, temperature, norm),
     )
 
 
@@ -210,8 +210,21 @@ def _search(
     return float(best[0]), weights / weights.sum()
 
 
-def _certified(operator: Operator, temperature: float, norm: int) -> float | None:
-    """The global constant, from the trichotomy and, for L2, the mixture or the equivalence of norms."""
+def certified_lipschitz(operator: Operator, temperature: float, norm: int) -> float | None:
+    """The global constant, from the trichotomy and, for L2, the mixture or the equivalence of norms.
+
+    Args:
+        operator: a softening operator, or a plain function.
+        temperature: scalar T.
+        norm: 1 or 2.
+
+    Returns:
+        The constant; inf if there is no finite one; None where no closed form is known.
+
+    >>> from sparsekd_jax import operators
+    >>> [certified_lipschitz(operators.get(name), 2.0, 1) for name in ("power", "mixture")]
+    [inf, 0.5]
+    """
     if isinstance(operator, PowerTransform):
         alpha = 1.0
     elif isinstance(operator, TsallisSoftening):

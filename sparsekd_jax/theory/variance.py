@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax import simplex
 from sparsekd_jax.operators import Operator, SofteningOperator
-from sparsekd_jax.theory._softening import soften
+from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.theory.slopes import jacobians, operator_name, rows_of
 
 if TYPE_CHECKING:
@@ -182,11 +182,11 @@ def variance_amplification(
         raise ValueError("p is a vertex: every sample is the same, so there is no variance to amplify")
     delta = sampled = exact = None
     if method in ("delta", "both"):
-        delta = ClassVariances(_delta(operator, row, temperature) / num_samples)
+        delta = ClassVariances(delta_variance(operator, row, temperature) / num_samples)
     if method in ("monte-carlo", "both"):
         sampled = _monte_carlo(operator, row, temperature, num_samples, key, draws)
     if method == "exact":
-        outcomes, weights = _outcomes(row[None], num_samples)
+        outcomes, weights = outcomes_of(row[None], num_samples)
         softened = _soften_samples(operator, outcomes / num_samples, temperature)
         exact = ClassVariances(_weighted_variance(weights, softened)[0])
     return Amplification(
@@ -225,9 +225,9 @@ def amplification_map(
     points = rows_of(operator, points, temperature)
     before = 1 - np.sum(points**2, axis=-1)
     if num_samples is None:
-        after = _delta(operator, points, temperature).sum(-1)
+        after = delta_variance(operator, points, temperature).sum(-1)
     else:
-        outcomes, weights = _outcomes(points, num_samples)
+        outcomes, weights = outcomes_of(points, num_samples)
         softened = _soften_samples(operator, outcomes / num_samples, temperature)
         after = num_samples * _weighted_variance(weights, softened).sum(-1)
     samples = "n → ∞" if num_samples is None else f"n = {num_samples}"
@@ -255,16 +255,31 @@ def _soften_samples(operator: Operator, samples: np.ndarray, temperature: float)
     return out
 
 
-def _delta(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
-    """``diag(J (diag p − ppᵀ) Jᵀ)``, [..., K], n times the variance; a class of mass 0 never varies."""
+def delta_variance(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
+    """``diag(J (diag p − ppᵀ) Jᵀ)``, ``[..., K]`` of rows ``[..., K]``: n times the variance, for large n.
+
+    A class of mass 0 never varies.
+    """
     slopes = jacobians(operator, rows, temperature)
     mean = np.einsum("...ij,...j->...i", slopes, rows)
     # As a sum of squares, Σ_j p_j (J_ij − Σ_k p_k J_ik)²: nothing cancels, nothing turns negative.
     return np.einsum("...ij,...j->...i", (slopes - mean[..., None]) ** 2, rows)
 
 
+def sampled_counts(
+    key: Array, p: Float[np.ndarray, " K"], n: int, draws: int
+) -> Float[np.ndarray, "draws K"]:
+    """Counts of ``draws`` samples of n labels each, float64 whole numbers.
+
+    >>> sampled_counts(jax.random.key(0), np.array([0.5, 0.5]), 3, 4).sum(-1).tolist()
+    [3.0, 3.0, 3.0, 3.0]
+    """
+    with jax.enable_x64(True):
+        return np.asarray(_multinomial(key, jnp.asarray(p), jnp.asarray(float(n)), draws))
+
+
 @functools.partial(jax.jit, static_argnums=3)
-def _counts(key: Array, p: Array, n: Array, draws: int) -> Array:
+def _multinomial(key: Array, p: Array, n: Array, draws: int) -> Array:
     return jax.random.multinomial(key, n, jnp.broadcast_to(p, (draws, p.shape[0])))
 
 
@@ -273,8 +288,7 @@ def _monte_carlo(
 ) -> ClassVariances:
     if key is None:
         raise ValueError("the Monte Carlo method draws: give key=jax.random.key(seed)")
-    with jax.enable_x64(True):
-        counts = np.asarray(_counts(key, jnp.asarray(p), jnp.asarray(float(n)), draws))
+    counts = sampled_counts(key, p, n, draws)
     gaps = _soften_samples(operator, counts / n, temperature)
     gaps = gaps - gaps.mean(axis=0)
     unbiased = draws / (draws - 1)
@@ -298,8 +312,13 @@ def compositions(n: int, num_classes: int) -> np.ndarray:
     return np.diff(edges, axis=1) - 1
 
 
-def _outcomes(rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """All samples ``[M, K]`` that some row can give, and their probabilities ``[N, M]``."""
+def outcomes_of(rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """All samples ``[M, K]`` of n labels that a row of ``[N, K]`` can give; their probabilities ``[N, M]``.
+
+    >>> counts, chances = outcomes_of(np.array([[0.5, 0.5]]), 2)
+    >>> counts.tolist(), chances.round(4).tolist()
+    ([[0, 2], [1, 1], [2, 0]], [[0.25, 0.5, 0.25]])
+    """
     from scipy import special
 
     k = rows.shape[-1]
@@ -307,7 +326,7 @@ def _outcomes(rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     if count > MAX_OUTCOMES:
         raise ValueError(
             f"{n} samples of {k} classes have {count} outcomes, too many to enumerate ({MAX_OUTCOMES}): use "
-            "method='both' (num_samples=None for a map)"
+            "Monte Carlo or the delta method, with fewer classes or samples the exact sum"
         )
     outcomes = compositions(n, k)
     outcomes = outcomes[~((outcomes > 0) & (rows == 0).all(0)).any(-1)]

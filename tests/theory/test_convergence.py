@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsekd_jax import operators
-from sparsekd_jax.theory._softening import soften
+from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.theory.convergence import (
     TrackingBound,
     penalty_path,

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array
 
 from sparsekd_jax._page import FIGURE_STYLE, new_figure
+from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.studies.questions._digits import LOOKS, OPERATORS, rounded, show
 from sparsekd_jax.studies.questions.answer import Evidence, Picture, Table
-from sparsekd_jax.theory._softening import soften
 from sparsekd_jax.theory.convergence import PenaltyPath, follow, penalty_path, tracking_error
 
 if TYPE_CHECKING:

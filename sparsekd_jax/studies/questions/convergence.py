@@ -11,6 +11,7 @@ import optax  # type: ignore[import-untyped]
 from jaxtyping import Array
 
 from sparsekd_jax import data, distill
+from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.studies.questions._digits import (
     OPERATORS,
     digits_teachers,
@@ -28,7 +29,6 @@ from sparsekd_jax.studies.questions._tracking_curves import (
     Curves,
 )
 from sparsekd_jax.studies.questions.answer import Answer, Evidence, Table, contradicted
-from sparsekd_jax.theory._softening import soften
 from sparsekd_jax.theory.convergence import (
     RateFit,
     TrackingBound,

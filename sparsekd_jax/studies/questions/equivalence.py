@@ -13,6 +13,7 @@ from flax import nnx
 from sparsekd_jax import data, distill
 from sparsekd_jax._page import FIGURE_STYLE, new_figure
 from sparsekd_jax.distill.metrics import interval
+from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.studies.questions._digits import (
     LOOKS,
     OPERATORS,
@@ -24,7 +25,6 @@ from sparsekd_jax.studies.questions._digits import (
     show,
 )
 from sparsekd_jax.studies.questions.answer import Answer, Evidence, Picture, Table, contradicted
-from sparsekd_jax.theory._softening import soften
 from sparsekd_jax.theory.equivalence import (
     classes,
     compare_students,

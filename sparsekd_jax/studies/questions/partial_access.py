@@ -1,7 +1,6 @@
 """RQ5: what of the theory holds when the teacher is seen only in part: its top k, or its words."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,10 @@ import optax  # type: ignore[import-untyped]
 
 from sparsekd_jax import data, distill, operators
 from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure
+from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.studies.questions._digits import digits_teachers, network, probabilities
 from sparsekd_jax.studies.questions.answer import Answer, Evidence, Picture, Table, contradicted
-from sparsekd_jax.theory._softening import soften
+from sparsekd_jax.theory import text_only
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,12 +110,8 @@ def _soften(name: str, p: np.ndarray, temperature: float) -> np.ndarray:
 
 def _worst_bias(name: str, temperature: float, samples: int = 6) -> float:
     """Largest ``|E F(p̂) − F(p)|`` over a grid of p of three classes, all outcomes summed."""
-    counts = np.array([c for c in itertools.product(range(samples + 1), repeat=3) if sum(c) == samples])
-    ways = np.array([math.factorial(samples) / math.prod(map(math.factorial, c)) for c in counts.tolist()])
-    softened = _soften(name, counts / samples, temperature)
     grid = np.array([(i, j, 12 - i - j) for i in range(1, 11) for j in range(1, 12 - i)]) / 12
-    chances = ways * np.prod(grid[:, None, :] ** counts[None], axis=-1)
-    return float(np.abs(chances @ softened - _soften(name, grid, temperature)).max())
+    return text_only.bias(operators.parse(name), grid, temperature, samples).worst
 
 
 _LISTED = np.array([0.4, 0.2])

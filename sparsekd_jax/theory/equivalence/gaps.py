@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax import simplex
 from sparsekd_jax.operators import Operator
-from sparsekd_jax.theory._softening import soften
+from sparsekd_jax.operators._softening import soften
 
 Temperatures = float | tuple[float, float]
 """One temperature for both operators, or one each."""

@@ -10,7 +10,7 @@ from scipy import optimize
 from scipy.sparse import csgraph
 
 from sparsekd_jax.operators import Operator, SofteningOperator
-from sparsekd_jax.theory._softening import soften
+from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.theory.equivalence.gaps import checked_teacher, pull_back
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from sparsekd_jax.operators import Operator
-from sparsekd_jax.theory._softening import soften
+from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.theory.convergence.regression import Fit, softmax_regression
 from sparsekd_jax.theory.equivalence.gaps import (
     Gap,

@@ -1,4 +1,4 @@
-"""Softened rows in float64, for every module here that compares operators on given distributions."""
+"""Softened rows in float64, for every module above that evaluates operators on given distributions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sparsekd_jax.operators import Operator, SofteningOperator
+from sparsekd_jax.operators.base import Operator, SofteningOperator
 
 
 def soften(operator: Operator, p: Float[np.ndarray, "N K"], temperature: float) -> Float[np.ndarray, "N K"]:
