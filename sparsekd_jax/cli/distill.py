@@ -36,6 +36,19 @@ def distill(
             help="A plan as JSON for the staged student (a run writes one), in place of its options."
         ),
     ] = None,
+    teacher_log: Annotated[
+        Path | None,
+        typer.Option(
+            help="Distil from this log of a served teacher alone: a position a training label, in order."
+        ),
+    ] = None,
+    tail: Annotated[
+        str | None,
+        typer.Option(help="With --teacher-log: uniform, bucket, bounds or renormalized-top-k."),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="With --teacher-log: entries of a position, k.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the report; out/DATA by default.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the interrupted run that --out holds.")
@@ -74,8 +87,36 @@ def distill(
     given = [option for option, value in in_plan.items() if value is not None]
     if config is not None and given:
         refuse(given[0], f"the plan of --config says it; leave {given[0]} out, or edit {config}")
+    for option, missing in (("--tail", tail is None), ("--top", top is None)):
+        if (teacher_log is None) != missing:
+            remedy = "leave it out, or give --teacher-log" if teacher_log is None else "give it"
+            refuse(option, f"belongs with --teacher-log; {remedy}")
     out = Path("out", data) if out is None else out
     require_folder(out)
+    if teacher_log is not None and tail is not None and top is not None:
+        for option, flag in (
+            ("--config", config),
+            ("--teacher-steps", teacher_steps),
+            ("--resume", resume or None),
+            ("--restart", restart or None),
+        ):
+            if flag is not None:
+                refuse(option, "says nothing of a student of --teacher-log; leave it out")
+        names = _operator_names(operator or ["power"])
+        if len(names) > 1:
+            refuse("--operator", "give one operator with --teacher-log")
+        from sparsekd_jax.cli._from_log import distil
+
+        numbers = {
+            "temperature": temperature,
+            "sparsity": sparsity,
+            "num_stages": stages,
+            "seeds": seeds,
+            "steps": steps,
+        }
+        said = {name: value for name, value in numbers.items() if value is not None}
+        distil(teacher_log, tail, top, out, {"data": data, "operator": names[0], **said})
+        return
     require_plots()
 
     # jax loads here, after the mistakes that need no jax to see.

@@ -1,0 +1,56 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sparsekd_jax import data
+from sparsekd_jax.cli import app
+from sparsekd_jax.studies import teacher_logs
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    """A log of a teacher that is nearly sure of the right digit."""
+    labels = data.digits().train_labels
+    logits = np.random.default_rng(0).normal(size=(len(labels), 10))
+    logits[np.arange(len(labels)), labels] += 5
+    path = tmp_path_factory.mktemp("log") / "teacher.jsonl"
+    teacher_logs.write_log(path, np.asarray(jax.nn.log_softmax(logits, axis=-1)), 3)
+    return path
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["distill", *map(str, arguments)], env={"COLUMNS": "200"})
+
+
+def test_a_student_from_a_log_alone(log, tmp_path):
+    result = invoke(
+        "--teacher-log", log, "--tail", "bounds", "--top", 3, "--seeds", 1, "--steps", 120, "--out", tmp_path
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["values"][0] > 0.8  # chance is 0.1
+    assert {"student.safetensors", "plan.json", "history.jsonl"} <= {p.name for p in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--tail", "uniform"), "belongs with --teacher-log"),
+        (("--teacher-log", "LOG", "--top", "3"), "'--tail'"),
+        (("--teacher-log", "LOG", "--top", "3", "--tail", "unifrom"), "did you mean 'uniform'"),
+        (("--teacher-log", "missing.jsonl", "--top", "3", "--tail", "uniform"), "cannot be read"),
+        (("--teacher-log", "LOG", "--top", "3", "--tail", "uniform", "--resume"), "'--resume'"),
+        (("--teacher-log", "LOG", "--top", "3", "--tail", "uniform", "--data", "pydoc"), "1347 positions"),
+        (
+            ("--teacher-log", "LOG", "--top", "3", "--tail", "bounds", "--operator", "entropy-projection"),
+            "no certified bound",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_option(arguments, said, log, tmp_path):
+    result = invoke(*(log if a == "LOG" else a for a in arguments), "--out", tmp_path)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.replace("│", " ").split())
