@@ -61,8 +61,7 @@ def aligned(teacher: TopK | Samples, labels: Array) -> TopK | Samples:
             f"teacher has rows of shape {teacher.batch_shape}, the training labels {labels.shape}: one row a "
             "label"
         )
-    if isinstance(teacher, TopK):
-        require_consistent(teacher)
+    require_consistent(teacher)
     return jax.tree.map(jnp.asarray, teacher)
 
 

@@ -10,9 +10,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
 from sparsekd_jax._numerics import at_least_float32
-
-PADDING = -1
-"""The id of an entry that is none."""
+from sparsekd_jax.targets import _lists
+from sparsekd_jax.targets._lists import PADDING as PADDING
 
 
 def _static() -> Any:
@@ -107,11 +106,11 @@ class TopK:
             raise TypeError(f"log_probs has dtype {given.dtype}; log-probabilities are floating point")
         if not np.issubdtype(ids.dtype, np.integer):
             raise TypeError(f"ids has dtype {ids.dtype}; token ids are whole numbers")
-        _require_entries(ids, given.astype(np.float64), vocab_size)
+        _lists.require_entries(ids, given.astype(np.float64), vocab_size)
         counts = (ids >= 0).sum(-1)
         ranked = np.broadcast_to(counts if num_ranked is None else np.asarray(num_ranked), counts.shape)
         tail = 1 - np.exp(given.astype(np.float64)).sum(-1)
-        tolerance = _tolerance(stored)
+        tolerance = _lists.tolerance(stored)
         simplex.refuse(
             tail < -tolerance,
             "log_probs",
@@ -129,7 +128,7 @@ class TopK:
             ),
         )
         # Where rounding alone takes the tail out of [0, m·p_k] it is the nearer end.
-        most = (vocab_size - counts) * np.exp(_last_ranked(given.astype(np.float64), ranked))
+        most = (vocab_size - counts) * np.exp(_lists.last_ranked(given.astype(np.float64), ranked))
         tail = np.where(tail <= most + tolerance, np.clip(tail, 0, most), tail)
         found = cls(
             jnp.asarray(ids, jnp.int32),
@@ -239,8 +238,8 @@ def without(
     return jnp.put_along_axis(x, index, jnp.asarray(value, x.dtype), axis=-1, inplace=False, mode="drop")
 
 
-def require_consistent(target: TopK) -> None:
-    """Refuse lists that no distribution over V tokens can have, naming the row and a remedy.
+def require_consistent(target: TopK | Samples) -> None:
+    """Refuse lists that no distribution over V tokens can have shown, naming the row and a remedy.
 
     Traced values pass unseen. The tolerance for sums is that of the dtype (4e-5 in float32).
 
@@ -248,7 +247,8 @@ def require_consistent(target: TopK) -> None:
         ValueError: ids out of range or repeated; padding before the end; log-probabilities above 0, NaN, or
             not in falling order where ranked; an unranked entry above the last ranked one; a tail mass that
             is negative, that does not complete the sum to 1, or that is more than m unseen tokens of at most
-            the last ranked probability can hold.
+            the last ranked probability can hold. Of `Samples`: a weight that is negative, NaN or infinite, or
+            not 0 at padding.
 
     >>> from sparsekd_jax import targets
     >>> targets.TopK.observed(np.array([0, 1]), np.log(np.array([0.5, 0.1], np.float32)), vocab_size=4)
@@ -257,10 +257,13 @@ def require_consistent(target: TopK) -> None:
     """
     if simplex.is_traced(target):
         return
+    if isinstance(target, Samples):
+        _lists.require_weights(np.asarray(target.ids), np.asarray(target.weights), target.vocab_size)
+        return
     ids, log_probs = np.asarray(target.ids), np.asarray(target.log_probs).astype(np.float64)
-    _require_entries(ids, log_probs, target.vocab_size)
+    _lists.require_entries(ids, log_probs, target.vocab_size)
     tail, ranked = np.asarray(target.tail_mass, np.float64), np.asarray(target.num_ranked)
-    tolerance = _tolerance(target.log_probs)
+    tolerance = _lists.tolerance(target.log_probs)
     counts = (ids >= 0).sum(-1)
     for name, value in (("tail_mass", tail), ("num_ranked", ranked)):
         if value.shape != counts.shape:
@@ -281,7 +284,7 @@ def require_consistent(target: TopK) -> None:
             "ranked; sort them, and put entries that were appended after them, outside num_ranked"
         ),
     )
-    last = _last_ranked(log_probs, ranked)
+    last = _lists.last_ranked(log_probs, ranked)
     above = (place >= ranked[..., None]) & (log_probs > last[..., None] + tolerance)
     simplex.refuse(
         above.any(-1),
@@ -309,52 +312,6 @@ def require_consistent(target: TopK) -> None:
             f"is {tail[i]:.6g}, more than {unseen[i]} unseen tokens of at most {bound[i]:.6g} (the last "
             "ranked entry) can hold; are these log-probabilities of the whole distribution, is vocab_size "
             "right, and is an appended entry counted in num_ranked?"
-        ),
-    )
-
-
-def _last_ranked(log_probs: np.ndarray, ranked: np.ndarray) -> np.ndarray:
-    """log p_k, the bound on every unseen token; 0 (no bound) where nothing is ranked."""
-    place = np.clip(ranked - 1, 0, log_probs.shape[-1] - 1)[..., None]
-    return np.where(ranked > 0, np.take_along_axis(log_probs, place, -1)[..., 0], 0.0)
-
-
-def _tolerance(log_probs: Any) -> float:
-    # As simplex.require_log_probabilities: the rounding of log p moves the sum by a few ulp.
-    return 4 * simplex.SUM_TOLERANCE[log_probs.dtype.name]
-
-
-def _require_entries(ids: np.ndarray, log_probs: np.ndarray, vocab_size: int) -> None:
-    if ids.ndim == 0 or ids.shape != log_probs.shape:
-        raise ValueError(f"ids has shape {ids.shape} and log_probs {log_probs.shape}: one each, [..., k]")
-    wrong = (ids < PADDING) | (ids >= vocab_size)
-    simplex.refuse(
-        wrong.any(-1),
-        "ids",
-        lambda i: (
-            f"contains {ids[i][wrong[i]][0]}; ids lie in [0, {vocab_size}) (vocab_size), and {PADDING} pads"
-        ),
-    )
-    padding = ids == PADDING
-    simplex.refuse(
-        (padding[..., :-1] & ~padding[..., 1:]).any(-1),
-        "ids",
-        lambda i: f"has padding ({PADDING}) before a token; move padding to the end of the row",
-    )
-    inner = np.sort(ids, axis=-1)
-    twice = (np.diff(inner, axis=-1) == 0) & (inner[..., 1:] >= 0)
-    simplex.refuse(
-        twice.any(-1),
-        "ids",
-        lambda i: f"holds token {inner[i][1:][twice[i]][0]} twice; keep one entry of it",
-    )
-    bad = np.where(padding, ~np.isneginf(log_probs), ~(log_probs <= 1e-6))
-    simplex.refuse(
-        bad.any(-1),
-        "log_probs",
-        lambda i: (
-            f"contains {log_probs[i][bad[i]][0]:g} at entry {int(np.argmax(bad[i]))}; log-probabilities are "
-            "≤ 0, −inf for an excluded token and at padding. If these are logits use Dense.from_logits"
         ),
     )
 

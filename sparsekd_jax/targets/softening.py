@@ -95,8 +95,7 @@ def soften(
     _require_supported(op, target)
     if isinstance(target, Dense):
         return _dense(op, target, temperature)
-    if isinstance(target, TopK):
-        require_consistent(target)
+    require_consistent(target)
     values = target.weights if isinstance(target, Samples) else target.log_probs
     dtype = at_least_float32(values.dtype)
     t = _broadcast_temperature(op, temperature, target.batch_shape, dtype)[..., 0]
@@ -134,23 +133,20 @@ def _nan_unless(good: Array, softened: Softened) -> Softened:
 
 
 def _require_supported(op: Any, target: Target) -> None:
-    name = getattr(op, "name", getattr(op, "__name__", repr(op)))
     if not isinstance(target, Dense | TopK | Samples):
         raise TypeError(f"target is a {type(target).__name__}; soften takes Dense, TopK or Samples")
     if not isinstance(op, SofteningOperator):
-        raise TypeError(
-            f"{name} is no SofteningOperator, so nothing is known of its bounds; use operators.get"
-        )
+        raise TypeError(f"op is a {type(op).__name__}, of whose bounds nothing is known; use operators.get")
     if isinstance(target, Samples) and type(op) is not ConvexMixture:
         raise TypeError(
-            f"{name} of sampled tokens is biased at every number of draws, only the mixture is not "
+            f"{op.name} of sampled tokens is biased at every number of draws, only the mixture is not "
             "(theory.md section 6): soften by ConvexMixture, take a plug-in or jackknife estimate from "
             "targets.text_only and know its bias, or soften the logits before sampling"
         )
     if isinstance(target, TopK) and type(op) not in (PowerTransform, ConvexMixture, TsallisSoftening):
         raise TypeError(
-            f"{name} has no certified bound from a top-k list: its value depends on the unseen tokens in a "
-            "way that no extremal tail bounds (theory.md section 6); use power, mixture or tsallis, or a "
+            f"{op.name} has no certified bound from a top-k list: it depends on the unseen tokens in a way "
+            "that no extremal tail bounds (theory.md section 6); use power, mixture or tsallis, or a "
             "Dense target"
         )
 
@@ -222,11 +218,11 @@ def _top_k(op: SofteningOperator, target: TopK, t: Array, tail_error: Array | No
     last = jnp.where(target.num_ranked > 0, last, 0)
     if tail_error is None:
         tail_error = 2 * eps * (1 + jnp.sum(jnp.exp(log_p) * _finite_size(log_p), axis=-1))
-    relative = eps * (4 + _finite_size(last))
-    cap = jnp.minimum(jnp.exp(last) * (1 + relative), 1)
+    rounding = eps * (4 + _finite_size(last))
+    cap = jnp.minimum(jnp.exp(last) * (1 + rounding), 1)
     m = unseen.astype(dtype)
     r = jnp.where(unseen > 0, target.tail_mass.astype(dtype), 0)
-    slack = tail_error + r * relative
+    slack = tail_error + r * rounding
     low, high = jnp.clip(r - slack, 0, m * cap), jnp.minimum(r + slack, m * cap)
     tails = [
         _flat(r, m),
@@ -242,26 +238,31 @@ def _top_k(op: SofteningOperator, target: TopK, t: Array, tail_error: Array | No
     t = jnp.broadcast_to(t, (len(tails), *t.shape))[..., None]
     log_q, converged = _per_token(op, entries, counts, t)
 
-    # Rounding outward: of log p, times what F_T makes of it; of log q; of the sums of k terms; and of a row
-    # with r ± slack that the operator reads as p/Σp.
-    absolute, promised = _OPERATOR_ERROR[dtype.name] if type(op) is TsallisSoftening else (0.0, 0.0)
-    gain = 1 / t if type(op) is PowerTransform else jnp.ones_like(t)
+    # Rounding outward: of log p as given, times what F_T makes of it; of the arithmetic, sums of k terms
+    # included; and, absolutely, of what underflows.
+    fine = float(jnp.finfo(dtype).eps)
     q = counts * jnp.exp(log_q)
-    error = gain * _finite_size(entries) + _finite_size(log_q)
-    common = eps * (k / 2 + 8) + 2 * slack[None, ..., None] + 4 * eps * row_sum(q * error)
-    margin = common + 4 * eps * error + promised * (1 + _finite_size(log_q))
-    # … and of what underflows, absolutely, wherever there is anything.
+    moved = (1 / t if type(op) is PowerTransform else jnp.ones_like(t)) * _finite_size(entries)
+    error = eps * moved + 4 * fine * (moved + _finite_size(log_q))
+    common = row_sum(q * error)
+    relative, absolute = error + fine * (k / 2 + 8), jnp.full_like(common, jnp.finfo(dtype).tiny)
+    if type(op) is TsallisSoftening:
+        # What other entries change comes through the root, as a share of their change of Σq, absolutely; so
+        # does what p/Σp, as which Tsallis reads a row of sum 1 ± slack, differs from p.
+        promised = _OPERATOR_ERROR[dtype.name]
+        absolute += common + 2 * slack[None, ..., None] + promised[0]
+        relative += promised[1] * (1 + _finite_size(log_q))
+    else:
+        relative += common
     some = ~jnp.isneginf(log_q)
-    absolute += float(jnp.finfo(dtype).tiny)
     tail = jnp.sum(q[..., k:], axis=-1)
-    tail_margin = jnp.sum((q * margin)[..., k:], axis=-1) + jnp.where(some[..., k:].any(axis=-1), absolute, 0)
+    tail_margin = jnp.sum((q * relative)[..., k:], axis=-1)
+    tail_margin += jnp.where(some[..., k:].any(axis=-1), absolute[..., 0], 0)
     observed = jnp.exp(log_q[..., :k])
-    margin = observed * margin[..., :k] + jnp.where(some[..., :k], absolute, 0)
+    margin = observed * relative[..., :k] + jnp.where(some[..., :k], absolute, 0)
     lower, upper = jnp.min((observed - margin)[1:], axis=0), jnp.max((observed + margin)[1:], axis=0)
-    tail_lower, tail_upper = (
-        jnp.min((tail - tail_margin)[1:], axis=0),
-        jnp.max((tail + tail_margin)[1:], axis=0),
-    )
+    tail_lower = jnp.min((tail - tail_margin)[1:], axis=0)
+    tail_upper = jnp.max((tail + tail_margin)[1:], axis=0)
     softened = Softened(
         ids=target.ids,
         log_probs=log_q[0, ..., :k],

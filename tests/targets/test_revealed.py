@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sparsekd_jax import targets
-from sparsekd_jax.targets import Dense, TopK
+from sparsekd_jax.targets import Dense, Samples, TopK
 
 IDS = np.array([[5, 2, 7], [0, 1, 3]])
 LOG_PROBS = np.log(np.array([[0.5, 0.3, 0.1], [0.6, 0.2, 0.15]], np.float32))
@@ -126,6 +126,23 @@ def test_require_consistent_looks_at_every_field(field, value, message):
     with pytest.raises(ValueError, match=message):
         targets.require_consistent(wrong)
     jax.jit(lambda seen: (targets.require_consistent(seen), seen.tail_mass)[1])(wrong)  # traced: unseen
+
+
+@pytest.mark.parametrize(
+    ("ids", "weights", "message"),
+    [
+        ([0, 9], [0.5, 0.5], r"ids, contains 9; ids lie in \[0, 9\)"),
+        ([0, 0], [0.5, 0.5], "token 0 twice"),
+        ([0, 1], [0.5, -0.5], "weights, contains -0.5 at entry 1"),
+        ([0, 1], [0.5, np.nan], "weights, contains nan"),
+        ([0, -1], [0.5, 0.5], "0 at padding"),
+        ([0, 1], [0.5], "one each"),
+    ],
+)
+def test_samples_that_cannot_be(ids, weights, message):
+    seen = Samples(np.array(ids), np.array(weights, np.float32), np.array(2), 9)
+    with pytest.raises(ValueError, match=message):
+        targets.require_consistent(seen)
 
 
 def test_a_consistent_list_passes_and_entries_after_the_ranked_ones_may_rise():
