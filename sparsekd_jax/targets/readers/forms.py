@@ -219,13 +219,14 @@ def _to_numbers(record: Record) -> None:
 def refuse_repeated_names(parsed: Any, record: Record, raw: bytes, exact: Callable[[bytes], Any]) -> None:
     """Refuse an object with one name twice: JSON readers keep the last and say nothing.
 
-    Every name in ``raw`` ends in ``":``, so that counting these finds a repetition without a second parse.
-    Where a text could be taken for a name, ``exact`` parses again and decides.
+    Without white space every name ends in ``":``, so that counting these finds a repetition without a second
+    parse. Where a text could be taken for a name, ``exact`` parses again and decides.
     """
-    octets = np.frombuffer(raw, np.uint8)
+    packed = raw.translate(None, b" \t\r\n")
+    octets = np.frombuffer(packed, np.uint8)
     ends = np.count_nonzero((octets[1:] == ord(":")) & (octets[:-1] == ord('"')))
-    written = ends - raw.count(b'\\":')
-    if written != record.num_keys + sum(_names(parsed, record.walked)) or b'\\\\":' in raw:
+    written = ends - packed.count(b'\\":')
+    if written != record.num_keys + sum(_names(parsed, record.walked)) or b'\\\\":' in packed:
         exact(raw)
 
 
