@@ -220,7 +220,8 @@ def refuse_repeated_names(parsed: Any, record: Record, raw: bytes, exact: Callab
     """Refuse an object with one name twice: JSON readers keep the last and say nothing.
 
     Without white space every name ends in ``":``, and so does the opening of a text that begins with a colon:
-    counting these finds a repetition without a second parse. Where a backslash leaves it open, ``exact`` decides.
+    counting these finds a repetition without a second parse. Where a backslash leaves it open, ``exact``
+    decides.
     """
     packed = raw.translate(None, b" \t\r\n")
     octets = np.frombuffer(packed, np.uint8)
