@@ -219,14 +219,32 @@ def _to_numbers(record: Record) -> None:
 def refuse_repeated_names(parsed: Any, record: Record, raw: bytes, exact: Callable[[bytes], Any]) -> None:
     """Refuse an object with one name twice: JSON readers keep the last and say nothing.
 
-    Every name in ``raw`` ends in ``":``, so that counting these finds a repetition without a second parse.
-    Where a text could be taken for a name, ``exact`` parses again and decides.
+    Without white space every name ends in ``":``, and so does the opening of a text that begins with a colon:
+    counting these finds a repetition without a second parse. Where a backslash leaves it open, ``exact``
+    decides.
     """
-    octets = np.frombuffer(raw, np.uint8)
+    packed = raw.translate(None, b" \t\r\n")
+    octets = np.frombuffer(packed, np.uint8)
     ends = np.count_nonzero((octets[1:] == ord(":")) & (octets[:-1] == ord('"')))
-    written = ends - raw.count(b'\\":')
-    if written != record.num_keys + sum(_names(parsed, record.walked)) or b'\\\\":' in raw:
+    surplus = ends - packed.count(b'\\":') - record.num_keys - sum(_names(parsed, record.walked))
+    if (surplus and surplus != _colons(parsed)) or b'\\\\":' in packed:
         exact(raw)
+
+
+def _colons(parsed: Any) -> int:
+    """Texts, names included, that begin with a colon, after spaces."""
+    found, stack = 0, [parsed]
+    while stack:
+        value = stack.pop()
+        if type(value) is str:
+            found += value.lstrip(" ").startswith(":")
+        elif type(value) is dict:
+            stack += value.values()
+            if ":" in "".join(value):
+                found += sum(name.lstrip(" ").startswith(":") for name in value)
+        elif type(value) is list and not (value and type(value[0]) is int):  # not the bytes of a token
+            stack += value
+    return found
 
 
 def _names(parsed: Any, walked: set[int]) -> Iterator[int]:

@@ -74,7 +74,11 @@ def strict(raw: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         what = f"is not JSON ({str(error).partition(chr(10))[0]:.80})"
         raise Problem(
-            "", what, "the line is cut short, or two were written at once: remove it", "not JSON"
+            "",
+            what,
+            "the line is cut short, or two were written at once: remove it; "
+            "where one record takes several lines: jq -c . FILE > FILE.jsonl",
+            "not JSON",
         ) from None
 
 

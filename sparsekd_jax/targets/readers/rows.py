@@ -53,6 +53,7 @@ def assemble(records: list[Record], reading: Reading) -> tuple[Rows, dict[int, P
     t = Table(records, reading)
     size = reading.vocabulary.size
     joined = t.join_chosen()
+    t.refuse_repeated()
     censored, minus_infinity = t.leave_floor()
     above_zero = (t.log_probs > 0).any(-1)
     t.log_probs = np.minimum(t.log_probs, 0.0)
@@ -71,7 +72,8 @@ def assemble(records: list[Record], reading: Reading) -> tuple[Rows, dict[int, P
         "appended": joined & (t.lengths > 0),
         "above_one": above_zero | (total > 1),
         "tail_below_rounding": ~full & seen.any(-1) & (tail < rounding),
-        "unknown": (t.ids == tokens.UNKNOWN).sum(-1) + (t.chosen == tokens.UNKNOWN),
+        # the chosen one is among the listed where any is
+        "unknown": np.maximum((t.ids == tokens.UNKNOWN).sum(-1), t.chosen == tokens.UNKNOWN),
     }
     if t.ranks is None:
         t.refuse_likelier(joined & (censored + minus_infinity == 0))

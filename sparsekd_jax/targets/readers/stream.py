@@ -252,7 +252,7 @@ def _to_width(rows: Rows, k: int, report: Report) -> tuple[np.ndarray, ...]:
 
 def _batch(parts: list[np.ndarray], size: int) -> Batch:
     ids, log_probs, tail, num_ranked, line, position, chosen = parts
-    # float32, whatever the process has; the tail was summed in float64.
+    # The tail was summed in float64; one number of float32 keeps it.
     targets = TopK(
         jnp.asarray(ids, jnp.int32),
         jnp.asarray(log_probs, jnp.float32),

@@ -122,7 +122,7 @@ class Table:
         )
 
     def join_chosen(self) -> Bool[np.ndarray, " n"]:
-        """Put the chosen token into its list, unless it is there; where it was not."""
+        """Put the chosen token into its list, unless it is there; where that added something seen."""
         in_list = (self.ids == self.chosen[:, None]) & (self.chosen >= 0)[:, None]
         has = in_list.any(-1)
         listed = np.where(in_list, self.log_probs, -np.inf).max(-1)
@@ -136,11 +136,21 @@ class Table:
             "(return_tokens_as_token_ids)",
             lambda row: f"the chosen token has {own[row]:.6g} and {listed[row]:.6g} in the list",
         )
-        joins = (self.chosen >= 0) & ~has & (self.chosen_log_probs > FLOOR)
+        joins = (self.chosen >= 0) & ~has & ~np.isnan(self.chosen_log_probs)
         rows = np.flatnonzero(joins)
         self.ids[rows, self.lengths[rows]] = self.chosen[rows]
         self.log_probs[rows, self.lengths[rows]] = self.chosen_log_probs[rows]
-        return joins
+        return joins & (self.chosen_log_probs > FLOOR)
+
+    def refuse_repeated(self) -> None:
+        """Refuse a list with one token twice."""
+        ordered = np.sort(self.ids, axis=-1)
+        self.refuse(
+            ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(-1),
+            "repeated token",
+            "several tokens share a text: pass vocabulary={bytes: id}, or ask the server for token ids",
+            lambda row: "one token is listed twice",
+        )
 
     def leave_floor(self) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """Empty what stands at a server's floor, and at −∞; how many of each."""
@@ -152,17 +162,10 @@ class Table:
         return censored.sum(-1), minus_infinity.sum(-1)
 
     def sort(self) -> None:
-        """Falling log-probabilities, padding last; a token twice is refused."""
+        """Falling log-probabilities, padding last."""
         key = np.where(self.ids != PADDING, -self.log_probs, np.inf)
         if not (key[:, 1:] >= key[:, :-1]).all():
             self.reorder(np.argsort(key, axis=-1, kind="stable"))
-        ordered = np.sort(self.ids, axis=-1)
-        self.refuse(
-            ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(-1),
-            "repeated token",
-            "several tokens share a text: pass vocabulary={bytes: id}, or ask the server for token ids",
-            lambda row: "one token is listed twice",
-        )
 
     def reorder(self, order: Int[np.ndarray, "n k"]) -> None:
         """Permute every row."""

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-TEXTS = ["a", "b", " the", "ß", "水", "\n", '"', "\\", ":", '":', "token", "logprob", "é", " x", "0", "yes"]
+TEXTS = ["a", "b", " the", "ß", "水", "\n", '"', "\\", ":", '":', "token", "logprob", " :", " x", "0", "yes"]
 V = len(TEXTS)
 TEXT_IDS = {text: i for i, text in enumerate(TEXTS)}
 BYTE_IDS = {text.encode(): i for i, text in enumerate(TEXTS)}

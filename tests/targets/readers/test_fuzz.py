@@ -61,7 +61,8 @@ def mutate(record, rng):
     elif kind == 2:
         at = raw.find(b'"', rng.randrange(len(raw)))
         end = raw.find(b",", at)
-        raw = raw[:end] + b"," + raw[at:end] + raw[end:]  # often a name twice
+        again = raw[at:end].replace(b'":', rng.choice((b'":', b'" :', b'"\t :')), 1)
+        raw = raw[:end] + b"," + again + raw[end:]  # often a name twice
     elif kind == 3:
         raw += raw
     return raw.replace(b"\n", b" ").replace(b"\r", b" ")

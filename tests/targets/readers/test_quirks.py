@@ -56,7 +56,8 @@ def test_the_floor_is_censored_and_counted(tmp_path):
     got = the_rows(log_of(tmp_path, content((top, ("yes", -9999.0)))), k=4, report=report)
     assert got["ids"].tolist() == [[0, 1, -1, -1]]
     assert got["num_ranked"].tolist() == [2]
-    assert report.counts["censored"] == 2
+    assert report.counts["censored"] == 3  # two listed, and the chosen one
+    assert report.counts["appended"] == 0
     np.testing.assert_allclose(got["tail_mass"], [1 - math.exp(-0.2) - math.exp(-3.0)], rtol=1e-6)
 
 
@@ -183,6 +184,20 @@ def test_two_tokens_of_one_text_in_a_completion(tmp_path):
     assert refusal(log_of(tmp_path, raw)).reason == "repeated name"
 
 
+@pytest.mark.parametrize("space", ["", " ", "\t", " \t "])
+def test_a_name_twice_is_seen_whatever_the_white_space(tmp_path, space):
+    """One name with white space before its colon would hide a second one from a count of ``":``."""
+    twice = CHAT.replace('"bytes":', f'"bytes"{space}: null, "bytes":', 1)
+    assert refusal(log_of(tmp_path, twice)).reason == "repeated name"
+
+
+def test_texts_that_look_like_the_end_of_a_name_are_none(tmp_path):
+    record = content(([(":", -0.5), (" :", -1.5), ('" :', -2.5)], (" :", -1.5)))
+    vocabulary = {":": 0, " :": 1, '" :': 2, "x": 3, "y": 4}
+    got = the_rows(log_of(tmp_path, record), k=3, vocabulary=vocabulary)
+    assert got["ids"].tolist() == [[0, 1, 2]]
+
+
 def test_unknown_tokens(tmp_path):
     top = [("a", LOG(0.4)), ("never seen", LOG(0.3)), ("b", LOG(0.2))]
     path = log_of(tmp_path, content((top, top[0])))
@@ -196,6 +211,9 @@ def test_unknown_tokens(tmp_path):
     assert got["num_ranked"].tolist() == [1]  # an unseen token has more than b
     np.testing.assert_allclose(got["tail_mass"], [0.4], rtol=1e-6)
     assert report.counts["unknown"] == 1
+    report = readers.Report()
+    the_rows(log_of(tmp_path, content((top, top[1]))), k=3, unknown="tail", report=report)
+    assert report.counts["unknown"] == 1  # the chosen one is the listed one
 
 
 def test_unknown_tokens_never_leave_a_rank_that_is_not_so(tmp_path):
@@ -243,6 +261,8 @@ def test_impossible_lists(tmp_path):
     assert refusal(log_of(tmp_path, filtered)).reason == "unlisted but likelier"
     twice = content(([("a", LOG(0.5)), ("b", LOG(0.1)), ("b", LOG(0.1))], ("a", LOG(0.5))))
     assert refusal(log_of(tmp_path, twice)).reason == "repeated token"
+    floor = content(([("a", LOG(0.9)), ("b", -9999.0), ("b", LOG(0.05))], ("a", LOG(0.9))))
+    assert refusal(log_of(tmp_path, floor)).reason == "repeated token"
     everything = content(([(t, LOG(0.05)) for t in logs.TEXTS], ("a", LOG(0.05))))
     assert refusal(log_of(tmp_path, everything)).reason == "sum below one"
 
