@@ -16,10 +16,11 @@ from sparsekd_jax.theory.privacy.epsilon import require_floor
 def clip(p: Float[ArrayLike, "*batch K"], floor: float) -> Float[Array, "*batch K"]:
     """Euclidean projection onto the distributions with ``p_i ≥ δ``: ``max(p − τ, δ)``, τ such that Σ = 1.
 
-    It leaves a row alone that has no smaller entry, moves any other as little as can be, keeps the order of
-    classes and forgets it below δ: what an entry under the floor was is gone. Raising entries to δ and dividing
-    by their sum is no substitute: the division takes them below δ again. Nor is it mixing: the convex mixture
-    ``(1 − Kδ)p + δ``, `operators.ConvexMixture` at ``T = 1/(1 − Kδ)``, has the same floor and moves every row.
+    It leaves a row alone that has no smaller entry and moves any other as little as can be. The order of
+    classes stays, but for those that end at δ: what they were is gone. Raising entries to δ and dividing by
+    their sum is no substitute, as the division takes them below δ again. Mixing is another map: the convex
+    mixture ``(1 − Kδ)p + δ``, `operators.ConvexMixture` at ``T = 1/(1 − Kδ)``, has the same floor and moves
+    every row but the uniform one.
 
     Args:
         p: ``[..., K]``.
@@ -34,7 +35,7 @@ def clip(p: Float[ArrayLike, "*batch K"], floor: float) -> Float[Array, "*batch 
     Reference: theory.md section 7; `simplex.project`.
 
     >>> [round(x, 3) for x in clip(jnp.array([0.94, 0.06, 0.0]), 0.05).tolist()]
-    [0.895, 0.055, 0.05]
+    [0.9, 0.05, 0.05]
     """
     simplex.require_probabilities(p)
     rows = jnp.asarray(p)
@@ -48,10 +49,11 @@ def clip(p: Float[ArrayLike, "*batch K"], floor: float) -> Float[Array, "*batch 
 
 @jax.jit
 def _clip(rows: Array, floor: Array, left: Array) -> Array:
-    least, scale = (jnp.asarray(x).astype(rows.dtype) for x in (floor, left))
-    clipped = jnp.maximum(least + scale * simplex.project((rows - least) / scale), least)
-    inside = jnp.min(rows, axis=-1, keepdims=True) >= least
-    return jnp.where(inside, rows, clipped)
+    wide = jnp.promote_types(rows.dtype, jnp.float32)
+    x, least, scale = (jnp.asarray(value).astype(wide) for value in (rows, floor, left))
+    clipped = least + scale * simplex.project((x - least) / scale)
+    inside = jnp.min(x, axis=-1, keepdims=True) >= least
+    return jnp.where(inside, x, clipped).astype(rows.dtype)
 
 
 def sample_labels(
@@ -59,7 +61,7 @@ def sample_labels(
 ) -> Int[Array, "*batch n"]:
     """Independent labels from F_T(p): randomised response through a softener.
 
-    Each label has the ε of `local_epsilon`, n labels of one row that of `compose`. For an operator that needs a
+    Each label has the ε of `local_epsilon`, n labels of one row together that of `compose`. Where ε needs a
     floor, draw from ``clip(p, δ)``.
 
     Args:
@@ -98,6 +100,10 @@ def sample_labels(
     return _draw(key, softened, int(num_labels))
 
 
+def _out_of_range(drawn: np.ndarray, row: tuple[int, ...]) -> str:
+    return f"the label is {drawn[row]}; labels are in [0, K)"
+
+
 @functools.partial(jax.jit, static_argnums=2)
 def _draw(key: Array, probs: Array, num_labels: int) -> Array:
     shape = (num_labels, *probs.shape[:-1])
@@ -110,9 +116,9 @@ def audit(
 ) -> float:
     """A lower bound of ε from labels drawn of two inputs: what an observer can already tell apart.
 
-    ``max_i log(P̲_i/P̄'_i)`` over classes and both directions, of Clopper and Pearson's bounds, each at
-    ``(1 − level)/(4K)``: with probability ≥ level it does not exceed the ε of the sampler. Above the certified
-    ε it convicts the sampler; below it acquits nothing, as other inputs may tell more.
+    ``max_i log(low_i/high'_i)`` over classes and both directions, of Clopper and Pearson's bounds, each at
+    ``(1 − level)/(4K)``: with probability ≥ level it does not exceed the ε of the sampler. Above the
+    certified ε it convicts the sampler; below it acquits of nothing, as other inputs may tell more.
 
     Args:
         labels: ``[n]``, independent labels of one input, in [0, K).
@@ -141,9 +147,7 @@ def audit(
             raise ValueError(
                 f"{name} has shape {drawn.shape} and dtype {drawn.dtype}; they are whole numbers [n]"
             )
-        simplex.refuse(
-            (drawn < 0) | (drawn >= num_classes), name, lambda i, d=drawn: f"{d[i]}, not in [0, K)"
-        )
+        simplex.refuse((drawn < 0) | (drawn >= num_classes), name, functools.partial(_out_of_range, drawn))
         counts.append(np.bincount(drawn, minlength=num_classes))
     miss = (1 - level) / (4 * num_classes)
     low, high = [], []
