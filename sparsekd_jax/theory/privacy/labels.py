@@ -49,7 +49,7 @@ def clip(p: Float[ArrayLike, "*batch K"], floor: float) -> Float[Array, "*batch 
 
 @jax.jit
 def _clip(rows: Array, floor: Array, left: Array) -> Array:
-    wide = jnp.promote_types(rows.dtype, jnp.float32)
+    wide = rows.dtype if rows.dtype.itemsize >= 4 else jnp.float32
     x, least, scale = (jnp.asarray(value).astype(wide) for value in (rows, floor, left))
     clipped = least + scale * simplex.project((x - least) / scale)
     inside = jnp.min(x, axis=-1, keepdims=True) >= least
