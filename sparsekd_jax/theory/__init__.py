@@ -1,7 +1,7 @@
 """The paper's theory as objects that return numbers: arrays in, a result out, no training loop needed.
 
-One room a section of theory.md: bias and variance, the path of a compression, its convergence, and when two
-operators train the same student.
+One room a section of theory.md: bias and variance, the path of a compression, its convergence, when two
+operators train the same student, and the privacy of softened labels.
 """
 
 from sparsekd_jax.theory import (
@@ -10,6 +10,7 @@ from sparsekd_jax.theory import (
     equivalence,
     homotopy,
     intervals,
+    privacy,
     ridge,
     slopes,
     text_only,
@@ -22,6 +23,7 @@ __all__ = [
     "equivalence",
     "homotopy",
     "intervals",
+    "privacy",
     "ridge",
     "slopes",
     "text_only",
