@@ -112,8 +112,8 @@ def gradient_angles(
                 for name, values in by_target.items():
                     found.setdefault((workload, temperature, name), []).append(values)
     rows = []
-    for (workload, temperature, name), values in sorted(found.items(), key=lambda item: item[0][:2]):
-        stored, angles, ratios = zip(*values, strict=True)
+    for (workload, temperature, name), measured in sorted(found.items(), key=lambda item: item[0][:2]):
+        stored, angles, ratios = zip(*measured, strict=True)
         intervals = distill.interval(angles), distill.interval(ratios)
         rows.append(Row(workload, temperature, name, float(np.mean(stored)), *intervals))
     return rows
@@ -175,7 +175,7 @@ _compiled_targets = jax.jit(_stored_targets, static_argnums=(2, 3, 4))
 
 
 def _draws(p: np.ndarray, temperature: float, kept: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Numbers of draws that store k tokens on average: of the softened teacher; of the teacher, where T ≠ 1."""
+    """Numbers of draws that store k tokens on average: of the softened teacher; of the teacher, T ≠ 1."""
     softened = np.asarray(_POWER(p, temperature))
     after = () if temperature == 1 else tuple(draws_for(p, k) for k in kept)
     return tuple(draws_for(softened, k) for k in kept), after
