@@ -46,8 +46,8 @@ def sample(
         ValueError: num_draws below 1, a τ that is negative or not finite, or what the operator refuses.
 
     Traceable under ``jit`` and ``vmap``; nothing is validated there. A block of √V tokens is drawn with its
-    mass to a few ε (1.2e-7 in float32), and of the block's tokens each with its share to a few ε; a token with
-    r_i = 0 is never drawn. The draws take O(V + N√V) of memory a row.
+    mass to a few ε (1.2e-7 in float32), and of the block's tokens each with its share to a few ε; one with
+    r_i = 0 never. The draws take O(V + N√V) of memory a row.
 
     Reference: arXiv 2503.16870 (random sampling knowledge distillation); theory.md section 6.
 
