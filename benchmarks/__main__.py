@@ -1,4 +1,4 @@
-"""``python -m benchmarks [operators|axioms|training|all] [--json F]``: time this library on this machine."""
+"""``python -m benchmarks [operators|axioms|training|cache|all] [--json F]``: time this library on this machine."""
 
 import enum
 import json
@@ -12,17 +12,18 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class What(enum.StrEnum):
-    """What can be timed."""
+    """What can be measured."""
 
     OPERATORS = "operators"
     AXIOMS = "axioms"
     TRAINING = "training"
+    CACHE = "cache"
     ALL = "all"
 
 
 @app.command()
 def main(
-    what: Annotated[What, typer.Argument(help="What to time.")] = What.ALL,
+    what: Annotated[What, typer.Argument(help="What to measure.")] = What.ALL,
     json_path: Annotated[
         Path | None,
         typer.Option("--json", help="Also write the numbers here, such as benchmarks/results.json."),
@@ -35,11 +36,14 @@ def main(
         list[str] | None, typer.Option(help="Operator to time, by name or label; repeat for several.")
     ] = None,
 ) -> None:
-    """Time operators against softmax, the axiom checker against its bound, training against a plain loop."""
+    """Time operators against softmax, axiom checks against their bound, training against a plain loop.
+
+    And weigh a cache of targets.
+    """
     if json_path is not None and not json_path.parent.is_dir():
         raise typer.BadParameter(f"the directory {json_path.parent} does not exist", param_hint="'--json'")
     # jax loads here, after the mistakes that need no jax to see.
-    from benchmarks import axiom_checks, machine, operators, training
+    from benchmarks import axiom_checks, machine, operators, target_cache, training
 
     families = tuple(only) if only else operators.FAMILIES
     console = Console()
@@ -68,6 +72,10 @@ def main(
             trained = training.measure(progress=lambda label: status.update(f"training: {label}"))
             result["training"] = trained
             console.print(training.table(trained))
+        if what in (What.CACHE, What.ALL):
+            stored = target_cache.measure(progress=lambda label: status.update(f"cache: {label}"))
+            result["cache"] = stored
+            console.print(target_cache.table(stored))
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         console.print(f"Numbers: {json_path}", soft_wrap=True)

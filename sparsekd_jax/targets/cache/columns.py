@@ -129,17 +129,25 @@ def to_parquet(columns: Columns, manifest: Manifest) -> bytes:
         else:
             arrays.append(pa.array(values, kind))
         fields.append(pa.field(name, kind, nullable=False))
-    path = {name: f"{name}.list.element" if name in _LISTS else name for name in columns}
-    whole = [path[field.name] for field in fields if field.name == "ids" or field.name in _COUNTS]
+    table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    size = manifest.block_rows * manifest.row_positions
+    # Where few tokens make up the lists a dictionary is 0.6 of the bytes apart, where all do 1.5 times them.
+    return min((_encoded(table, size, ids_by_dictionary=by) for by in (True, False)), key=len)
+
+
+def _encoded(table: Any, row_group_size: int, *, ids_by_dictionary: bool) -> bytes:
+    """The file, with the bytes of reals apart: those of sign and exponent hardly vary."""
+    pa = pyarrow()
+    path = {name: f"{name}.list.element" if name in _LISTS else name for name in table.column_names}
+    whole = [path[name] for name in path if name in _COUNTS or (name == "ids" and ids_by_dictionary)]
     buffer = pa.BufferOutputStream()
     pa.parquet.write_table(
-        pa.Table.from_arrays(arrays, schema=pa.schema(fields)),
+        table,
         buffer,
-        row_group_size=manifest.block_rows * manifest.row_positions,
+        row_group_size=row_group_size,
         compression="zstd",
         compression_level=3,
-        # reals with their bytes apart, since sign and exponent hardly vary; whole numbers by a dictionary
-        use_byte_stream_split=[path[f.name] for f in fields if path[f.name] not in whole],
+        use_byte_stream_split=[column for column in path.values() if column not in whole],
         use_dictionary=whole,
         write_statistics=False,
     )

@@ -80,26 +80,28 @@ class Writer:
 
         Raises:
             CacheError: the disk refuses; what was there before stays.
+            TypeError: no target.
             ValueError: not the kind, V, k or row shape of the rows before, or what no target holds.
         """
         if not self._open:
             raise ValueError(f"the writer of {self.path} is closed; open another with resume=True")
+        kind = _columns.kind_of(target)
         if not target.batch_shape:
             raise ValueError("target is one distribution; a cache has rows: give it a batch axis")
-        like = self._like(target)
-        if self._manifest is None:
-            self._manifest = like
+        like = self._like(target, kind)
         for field in ("kind", "vocab_size", "width", "row_shape"):
-            here, there = getattr(like, field), getattr(self._manifest, field)
+            here, there = getattr(like, field), getattr(self._manifest or like, field)
             if here != there:
                 raise ValueError(f"target has {field} {here!r}, the cache {self.path} has {there!r}")
-        added = _columns.of_target(target, self.dtype)
-        self._waiting.append(added)
+        self._waiting.append(_columns.of_target(target, self.dtype))
+        self._manifest = self._manifest or like
         self._waiting_rows += target.batch_shape[0]
         self._flush(self._shard_rows or _rows_of(like, _SHARD_BYTES, _SHARD_POSITIONS))
 
     def close(self) -> None:
-        """Write what is left, and say in the manifest that this is all. No row at all leaves no cache.
+        """Write what is left, and say in the manifest that this is all.
+
+        If nothing was appended there is no cache.
 
         Raises:
             CacheError: the disk refuses; what was there before stays.
@@ -120,8 +122,7 @@ class Writer:
             self.close()
         self._open = False
 
-    def _like(self, target: Target) -> Manifest:
-        kind = _columns.kind_of(target)
+    def _like(self, target: Target, kind: str) -> Manifest:
         if kind == "samples" and self.dtype == "float16":
             raise ValueError("dtype float16 is for log-probabilities; weights of samples need float32")
         width = target.vocab_size if kind == "dense" else target.ids.shape[-1]  # type: ignore[union-attr]
