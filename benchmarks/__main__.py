@@ -1,4 +1,4 @@
-"""``python -m benchmarks [operators|axioms|training|cache|all] [--json F]``: time this library on this machine."""
+"""``python -m benchmarks [operators|axioms|training|cache|all] [--json F]``: measure this library here."""
 
 import enum
 import json

@@ -3,8 +3,8 @@
 The teacher is Zipf's law over V tokens plus independent noise on every logit of every token, so that lists
 differ from row to row; its ids are shuffled, so that an id says nothing of a frequency. The more noise, the
 sharper the teacher, and the less do lists share their tokens, up to ids that are all but uniform. Bytes are
-those of the files, manifest included. The cost is KL(p ‖ p̂) in nats a token, p in float64 and p̂ as read back, over the k
-tokens and the tail as one more.
+those of the files, manifest included. The cost is KL(p ‖ p̂) in nats a token, p in float64 and p̂ as read
+back, over the k tokens and the tail as one more.
 """
 
 import tempfile
