@@ -15,6 +15,7 @@ import numpy as np
 import pandas
 import pytest
 import scipy.special
+from absl import flags
 
 from sparsekd_jax import _durable
 from sparsekd_jax.targets import Dense, Samples, TopK, cache
@@ -214,6 +215,7 @@ def test_a_reader_goes_to_another_process(whole):
 
 @pytest.mark.nightly
 def test_grain_workers(whole):
+    flags.FLAGS.mark_as_parsed()  # what a program under absl does; Grain's workers ask for it
     source = grain.MapDataset.source(cache.open_cache(whole)).batch(13)
     batches = source.to_iter_dataset().mp_prefetch(grain.MultiprocessingOptions(num_workers=2))
     rows = sorted(tuple(row) for batch in batches for row in batch.log_probs.tolist())
@@ -379,7 +381,10 @@ def test_what_no_target_holds_is_refused_before_it_is_on_disk(target, says, tmp_
 
 @pytest.mark.parametrize(
     ("changes", "says"),
-    [({"weights": -0.5}, "weights, row 1: holds -0.5"), ({"num_draws": -1}, "num_draws, row 1: -1")],
+    [
+        ({"weights": -0.5}, "weights, row 1: holds -0.5"),
+        ({"num_draws": -1}, "num_draws, row 1: -1; it counts"),
+    ],
 )
 def test_samples_are_refused_too(changes, says, tmp_path):
     values = {name: np.array(value) for name, value in vars(samples(3)).items()}
@@ -392,6 +397,10 @@ def test_samples_are_refused_too(changes, says, tmp_path):
 def test_no_target_no_cache(tmp_path):
     with pytest.raises(TypeError, match="Dense, TopK or Samples, got ndarray"):
         cache.write_targets(tmp_path, np.zeros(3), **WHOSE)
+    top = topk(3)
+    half = TopK(top.ids, top.log_probs, top.tail_mass, top.num_ranked + 0.5, V)
+    with pytest.raises(TypeError, match="num_ranked has dtype float64"):
+        cache.write_targets(tmp_path, half, **WHOSE)
     with pytest.raises(ValueError, match="dtype must be one of"):
         cache.write_targets(tmp_path, topk(3), dtype="int8", **WHOSE)
     with Writer(tmp_path, cache.Provenance(**WHOSE)):

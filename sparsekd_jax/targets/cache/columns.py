@@ -214,10 +214,10 @@ def _require(target: Target, found: Columns) -> None:
         simplex.require_log_probabilities(target.log_probs, "log_probs")
         return
     ids = found["ids"]
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"ids has dtype {ids.dtype}; ids are whole numbers")
     lists, numbers = ids.shape, ids.shape[:-1]
     for name, value in found.items():
+        if name in ("ids", *_COUNTS) and value.dtype.kind not in "iu":
+            raise TypeError(f"{name} has dtype {value.dtype}; it holds whole numbers")
         if value.shape != (lists if name in _LISTS else numbers):
             raise ValueError(f"{name} has shape {value.shape}, ids {ids.shape}")
     padding = ids == PADDING
@@ -259,5 +259,7 @@ def _require(target: Target, found: Columns) -> None:
             lambda i: f"{ranked[i]} of {seen[i]} entries; rank what the list holds",
         )
     else:
-        draws = found["num_draws"]
-        simplex.refuse(draws < 0, "num_draws", lambda i: f"{draws[i]}; it counts draws")
+        draws, most = found["num_draws"], np.iinfo(np.int32).max
+        simplex.refuse(
+            (draws < 0) | (draws > most), "num_draws", lambda i: f"{draws[i]}; it counts draws, up to {most}"
+        )

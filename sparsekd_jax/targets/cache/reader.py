@@ -111,9 +111,9 @@ class Reader:
         within = rows - np.asarray(self._starts)[shards]
         keys = np.stack([shards, within // of.block_rows], axis=-1)
         out = _columns.empty(len(rows), of)
-        blocks, place = np.unique(keys, axis=0, return_inverse=True)
-        for number, (shard, block) in enumerate(blocks.tolist()):
-            mine = np.flatnonzero(place.reshape(-1) == number)
+        blocks, place, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+        of_blocks = np.split(np.argsort(place.reshape(-1), kind="stable"), np.cumsum(counts))
+        for (shard, block), mine in zip(blocks.tolist(), of_blocks[:-1], strict=True):
             source = within[mine] - block * of.block_rows
             for name, values in self._block(shard, block).items():
                 out[name][mine] = values.reshape(-1, positions, *values.shape[1:])[source]
@@ -139,7 +139,7 @@ class Reader:
             if table.num_rows != rows * of.row_positions:
                 raise ValueError(f"block {block} has {table.num_rows} distributions")
             return _columns.from_table(table, of)
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        except (OSError, ValueError, LookupError, TypeError, NotImplementedError) as error:
             raise of.shards[shard].refused(self.path, f"does not fit the manifest ({error})") from error
 
     def _file(self, shard: int) -> Any:
