@@ -220,6 +220,27 @@ class Description:
         """Bytes a distribution; NaN where there is none."""
         return self.bytes / self.positions if self.positions else float("nan")
 
+    @property
+    def num_refused(self) -> int:
+        """Damaged shards."""
+        return len(self.faults)
+
+    def __str__(self) -> str:
+        shape = f" of {self.row_shape[0]} positions" if self.row_shape else ""
+        state = "complete" if self.complete else "not closed by its writer"
+        lines = [
+            f"{self.path}: {self.kind} targets, {self.rows:,} rows{shape}, {state}",
+            f"V = {self.vocab_size:,}, k = {self.k}, {self.dtype}, {self.bytes_per_token:.1f} bytes a token",
+        ]
+        said = dataclasses.asdict(self.provenance).items()
+        lines += [f"{name}: {value}" for name, value in said if value is not None]
+        lines += self.faults or (f"every checksum fits; shards: {len(self.shards)}",)
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same in JSON's types."""
+        return {**dataclasses.asdict(self), "path": str(self.path), "bytes_per_token": self.bytes_per_token}
+
 
 def describe(path: str | os.PathLike[str]) -> Description:
     """Read the manifest, verify every shard, and say what was found; a damaged shard is no error here.
