@@ -64,7 +64,7 @@ def run(
     digits, optimizer = data.digits(), optax.adamw(1e-3)
     say("teachers")
     teachers = digits_teachers(range(s.seeds), s.teacher_steps, s.hidden, learning_rate=1e-3)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "operator": name,
             "floor": floor,
@@ -98,7 +98,7 @@ def run(
     for seed, teacher in enumerate(teachers):
         say(f"students of teacher {seed + 1} of {s.seeds}")
         probs = jnp.asarray(probabilities(teacher, digits.train_inputs).astype(np.float32))
-        right = np.asarray(teacher(jnp.asarray(digits.test_inputs))).argmax(-1) == digits.test_labels  # type: ignore[operator]
+        right = np.asarray(teacher(jnp.asarray(digits.test_inputs))).argmax(-1) == digits.test_labels
         found["teacher"].append(float(right.mean()))
         keys = jax.random.split(jax.random.key(seed), len(rows) + 1)
         plain = sample_labels(keys[-1], operators.get("power"), probs, 1.0, 1)
