@@ -109,9 +109,10 @@ def test_the_other_formula_of_clipped_power_is_too_small_where_it_does_not_apply
     assert searched_epsilon(1 / 3, 5, 0.02, 0) > math.log(0.92 / 0.02) / 3 + 0.1
 
 
-def lattice(floor, steps=30):
-    points = [(i, j, steps - i - j) for i in range(steps + 1) for j in range(steps + 1 - i)]
-    return floor + (1 - 3 * floor) * np.array(points) / steps
+def lattice(floor, num_classes=3, steps=24):
+    heads = itertools.product(range(steps + 1), repeat=num_classes - 1)
+    points = [(*head, steps - sum(head)) for head in heads if sum(head) <= steps]
+    return floor + (1 - num_classes * floor) * np.array(points) / steps
 
 
 def tsallis_by_bisection(p, alpha, temperature):
@@ -123,7 +124,7 @@ def tsallis_by_bisection(p, alpha, temperature):
         with np.errstate(divide="ignore", over="ignore"):
             return np.maximum((powers + d[:, None]) / temperature, 0) ** (1 / r)
 
-    low, high = np.full(len(p), -powers.max()), np.full(len(p), temperature * 3 ** abs(r) * powers.max() + 1)
+    low, high = np.full(len(p), -powers.max()), np.full(len(p), temperature * 5 ** abs(r) * powers.max() + 1)
     for _ in range(110):
         middle = (low + high) / 2
         too_much = (q_of(middle).sum(-1) > 1) if r > 0 else (q_of(middle).sum(-1) < 1)
@@ -135,17 +136,18 @@ def tsallis_by_bisection(p, alpha, temperature):
 @pytest.mark.parametrize(("temperature", "floor"), [(0.9, 0.1), (1.5, 0.1), (4.0, 0.01), (4.0, 0.0)])
 def test_tsallis_against_all_points_of_a_lattice(alpha, temperature, floor):
     """The corners and the even points are on it, so its largest gap is ε; the other low point is not."""
-    found = local_epsilon(operators.TsallisSoftening(alpha), temperature, 3, floor=floor)
+    found = local_epsilon(operators.TsallisSoftening(alpha), temperature, 5, floor=floor)
     if floor == 0 and alpha < 1:
         assert found.kind == "none"
         return
-    q = tsallis_by_bisection(lattice(floor), alpha, temperature)
+    q = tsallis_by_bisection(lattice(floor, 5, 8), alpha, temperature)
     assert found.kind == "exact"
     assert found.epsilon == pytest.approx(largest_gap(q), rel=1e-9)
     if alpha != 2:  # twin: the rest on one class where it should be even, and the other way round
         high, low = found.pair
-        even = np.array([floor, (1 - floor) / 2, (1 - floor) / 2])
-        other = even if low[1] != low[2] else np.array([floor, 1 - 2 * floor, floor])
+        even, heaped = np.full(5, (1 - floor) / 4), np.full(5, floor)
+        even[0], heaped[1] = floor, 1 - 4 * floor
+        other = even if low[1] != low[2] else heaped
         wrong = largest_gap(tsallis_by_bisection(np.stack([high, other]), alpha, temperature))
         assert wrong < found.epsilon * (1 - 1e-4)
 
@@ -155,9 +157,7 @@ def test_truncation_ends_privacy_exactly_where_it_begins():
     assert local_epsilon(MIXTURE, 0.7, 3, floor=0.0999).kind == "none"
     found = local_epsilon(MIXTURE, 0.7, 3, floor=0.1001)
     assert found.kind == "exact"
-    assert found.epsilon == pytest.approx(
-        local_epsilon(operators.TsallisSoftening(2.0), 0.7, 3, floor=0.1001).epsilon
-    )
+    assert found.epsilon == pytest.approx(math.log((1 - 2 * 0.1001 - 0.1) / (0.1001 - 0.1)), rel=1e-10)
     assert largest_gap(soften(MIXTURE, lattice(0.1001), 0.7)) == pytest.approx(found.epsilon, rel=1e-9)
     assert np.isinf(largest_gap(soften(MIXTURE, lattice(0.0999), 0.7)))
 
@@ -178,7 +178,7 @@ def test_truncation_ends_privacy_exactly_where_it_begins():
 )
 def test_none_comes_with_a_pair_that_gives_a_label_away(name, temperature):
     op = operators.parse(name)
-    found = local_epsilon(op, temperature, 3)
+    found = local_epsilon(op, temperature, 5)
     assert (found.kind, found.epsilon) == ("none", math.inf)
     p, other = soften(op, np.stack(found.pair), temperature)
     assert ((p > 0) & (other == 0)).any()
@@ -294,13 +294,13 @@ def test_the_entropy_projection_below_its_threshold_gives_a_label_away(x64):
 def test_the_euclidean_projection_keeps_a_label_possible_at_every_temperature_above_1():
     """On closed Δ: a finite bound, and the weight at a zero falls like T − 1, not exponentially."""
     op = operators.get("euclidean-entropy-projection")
-    rows = np.array([[0.7, 0.3, 0.0], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+    rows = np.array([[0.7, 0.3, 0.0, 0, 0], [1.0, 0.0, 0.0, 0, 0], [0.5, 0.5, 0.0, 0, 0]])
     for excess in (1e-1, 1e-3, 1e-6, 1e-9):
         q = soften(op, rows, 1 + excess)
-        found = local_epsilon(op, 1 + excess, 3)
+        found = local_epsilon(op, 1 + excess, 5)
         assert found.kind == "bound"
         assert largest_gap(q) <= found.epsilon
-        assert found.epsilon < math.log(1 / excess) + 7
+        assert found.epsilon < math.log(1 / excess) + 8
         assert 1e-3 * excess < q.min() < excess
 
 
