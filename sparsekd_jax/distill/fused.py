@@ -148,9 +148,8 @@ def linear_distillation_loss(
     factor = t**exponent if scale is None else _per_row(scale, "scale", batch, dtype)
     if labels is not None:
         _require_labels(labels, batch, vocab_size, live)
+    _require_tail(target, tail, metric, soften_student, operator)
     given, teacher = _target(jax.lax.stop_gradient(target), batch, vocab_size, live, operator, t)
-    partial = isinstance(given, Softened) and given.ids is not None
-    _require_partial(partial, tail, metric, soften_student, operator)
 
     def flat(x: Array) -> Array:
         return x.reshape(live.size, *x.shape[len(batch) :])
@@ -234,15 +233,16 @@ def _target(
     """What each row of the program is given, and the output layer that turns it into logits."""
     if not isinstance(target, LinearLogits | Dense | TopK | Samples | Softened):
         raise TypeError(
-            f"target is a {type(target).__name__}; give LinearLogits, Dense (Dense.from_logits), TopK, Samples "
-            "or Softened"
+            f"target is a {type(target).__name__}; give LinearLogits, Dense (Dense.from_logits), TopK, "
+            "Samples or Softened"
         )
     if isinstance(target, LinearLogits):
         _require_linear(target, "target")
     rows = target.log_probs.shape[:-1] if isinstance(target, Softened) else target.batch_shape
     if (rows, target.vocab_size) != (batch, vocab_size):
         raise ValueError(
-            f"target has rows {rows} over {target.vocab_size} tokens; the student has {batch} over {vocab_size}"
+            f"target has rows {rows} over {target.vocab_size} tokens; the student has {batch} over "
+            f"{vocab_size}"
         )
     if isinstance(target, LinearLogits):
         return target.hidden, (target.matrix, target.bias)
@@ -277,11 +277,11 @@ def _without_dead_rows(target: TopK | Samples, live: Array) -> TopK | Samples:
     )
 
 
-def _require_partial(
-    partial: bool, tail: str | None, metric: Divergence, soften_student: bool, operator: Operator
+def _require_tail(
+    target: Any, tail: str | None, metric: Divergence, soften_student: bool, operator: Operator
 ) -> None:
     """What a target seen in part asks of the other arguments."""
-    if not partial:
+    if not (isinstance(target, TopK | Samples) or (isinstance(target, Softened) and target.ids is not None)):
         if tail is not None:
             raise ValueError(f"tail is {tail!r}, but the target shows all tokens; leave tail out")
         return

@@ -291,6 +291,6 @@ def weighted_sum(
     w = jnp.asarray(weights).astype(losses.dtype)
     if w.shape != losses.shape:
         raise ValueError(f"weights has shape {w.shape} and losses {losses.shape}: give one weight a loss")
-    if not simplex.is_traced(w) and not bool((w >= 0).all()):
+    if not simplex.is_traced(w) and not (np.asarray(w) >= 0).all():
         raise ValueError(f"weights holds {float(w[~(w >= 0)][0])}: weights are ≥ 0, and 0 for padding")
     return WeightedSum(jnp.sum(divergences.times(w, losses)), jnp.sum(w))
