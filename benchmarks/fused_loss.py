@@ -108,7 +108,7 @@ def _compile(function: Callable, given: Sequence[Any]) -> tuple[Callable, float,
     began = time.perf_counter()
     compiled = jax.jit(jax.value_and_grad(function, (0, 1))).lower(*given).compile()
     seconds = time.perf_counter() - began
-    return compiled, round(seconds, 2), round(compiled.memory_analysis().temp_size_in_bytes / 1e6, 1)
+    return compiled, round(seconds, 2), round(compiled.memory_analysis().temp_size_in_bytes / 1e6, 4)
 
 
 def _errors(found: Any, expected: Any) -> dict[str, float]:
@@ -232,16 +232,8 @@ def table(result: dict[str, Any]) -> Group:
         **style,
     )
     candidates.add_column("loss", no_wrap=True)
-    for head in (
-        "median ms",
-        "least",
-        "× plain",
-        "temp. MB",
-        "× plain",
-        "compile s",
-        "value err",
-        "grad. err",
-    ):
+    costs, errors = ("median ms", "least", "× plain", "temp. MB", "× plain"), ("value err", "grad. err")
+    for head in (*costs, "compile s", *errors):
         candidates.add_column(head, justify="right", no_wrap=True)
     for row in result["rows"]:
         candidates.add_row(

@@ -15,11 +15,11 @@ from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.losses import cross_entropy, soften_log_probs
 from sparsekd_jax.distill.target_losses import target_divergence
 from sparsekd_jax.operators import PowerTransform
-from sparsekd_jax.operators.base import Operator
+from sparsekd_jax.operators.base import Operator, SofteningOperator
 from sparsekd_jax.targets import Softened
 
-_HELD = 2**23
-"""Logits of one side that are held at a time by default: 32 MiB in float32."""
+_HELD = 3 * 2**22
+"""Logits of one side that are held at a time by default: 48 MiB in float32."""
 _BLOCK = 2**18
 """Logits that a CPU turns into gradients at a time, so that the passes over them stay in its cache."""
 _TILE = 2**20
@@ -59,7 +59,9 @@ class Settings:
 
 def sizes(num_rows: int, width: int, vocab_size: int, chunk_size: int | None) -> dict[str, int]:
     """Rows of a chunk and of a block, and columns of a tile."""
-    chunk = min(num_rows, chunk_size or max(1, _HELD // vocab_size))
+    most = min(num_rows, chunk_size or max(1, _HELD // vocab_size))
+    # Chunks of even size: what the last one shares with the one before is work done twice.
+    chunk = -(-num_rows // -(-num_rows // most))
     # An accelerator has no cache to stay in, and is busy only with whole chunks.
     block = max(1, _BLOCK // vocab_size) if jax.default_backend() == "cpu" else chunk
     return {"chunk": chunk, "block": min(chunk, block), "tile": min(vocab_size, max(1, _TILE // width))}
@@ -74,7 +76,11 @@ def _softened(operator: Operator, logits: Array, temperature: Array) -> Array:
     if type(operator) is PowerTransform:
         top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
         return jax.nn.log_softmax((logits - top) / temperature[:, None], axis=-1)
-    return soften_log_probs(operator, jax.nn.log_softmax(logits, axis=-1), temperature)
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    if isinstance(operator, SofteningOperator):
+        return operator.log(log_p, temperature)
+    # A plain function is written for one temperature: it gets one row with its own.
+    return jax.vmap(functools.partial(soften_log_probs, operator))(log_p, temperature)
 
 
 def _loss(settings: Settings, operator: Operator, z: Array, shown: Any, rows: Rows) -> Array:
@@ -147,7 +153,8 @@ def _run(
         chunk = _only(_cut(rows, start, size), fresh)
         # A dead row as zeros: 0 times its NaN would reach the gradient of the matrix.
         h = jnp.where(chunk.live[:, None], _cut(hidden, start, size), 0)
-        z, shown = jnp.matmul(h, matrix, preferred_element_type=dtype), chunk.target
+        z = jnp.matmul(h, matrix, preferred_element_type=dtype)
+        shown: Any = chunk.target
         if teacher is not None:
             wide = at_least_float32(shown.dtype)
             shown = jnp.matmul(shown, teacher[0], preferred_element_type=wide)

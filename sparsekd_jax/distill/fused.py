@@ -74,8 +74,8 @@ def linear_distillation_loss(
       the gradients, and the backward pass multiplies them by one number. Hence a sum, and no loss a row.
       Where no gradient is asked nothing of it is computed, nor where it is asked of ``hidden`` alone that of
       ``matrix``.
-    - Temporaries: two arrays ``[chunk, V]``, which do not grow with V as ``chunk_size`` falls with it, and
-      for gradients in a narrower dtype than float32 one float32 copy of each. Online sums over tiles of the
+    - Temporaries: two arrays ``[chunk, V]``, which do not grow with V as ``chunk_size`` falls with it. In a
+      narrower dtype than float32 also the gradients in float32, and whatever the backend widens. Online sums over tiles of the
       vocabulary would compute every logit twice, and are needed only where one row is too long to hold.
 
     bfloat16 and float16 are multiplied as they are and summed in float32, with the derivatives by the logits
@@ -102,8 +102,8 @@ def linear_distillation_loss(
         tail: for a target seen in part, a name of `TAIL_POLICIES` but "sampled".
         weights: ``[...]``, sample weights ≥ 0 or a token mask; by default 1 each. A row of weight 0 counts 0
             and gives gradient 0, whatever its hidden state, target and label hold, NaN included.
-        chunk_size: rows whose logits are held; by default 2²³/V, at least 1. More are faster where many
-            rows fit: the matrices are read once a chunk. The result is the same up to rounding.
+        chunk_size: rows whose logits are held, at most; by default 3·2²²/V, at least 1. The matrices are read
+            once a chunk, so more rows are faster where memory allows. The result is the same up to rounding.
 
     Returns:
         A `WeightedSum` in float32 at least. Differentiate its ``numerator``, or its ``mean``.
@@ -157,7 +157,7 @@ def linear_distillation_loss(
     rows = program.Rows(given, t, (1 - share) * factor * w, share * w, live, labels)
     hidden = flat(student.hidden)
     settings = program.Settings(
-        metric, soften_student, tail, **program.sizes(*hidden.shape, vocab_size, chunk_size)
+        metric, soften_student, tail, **program.sizes(len(hidden), hidden.shape[-1], vocab_size, chunk_size)
     )
     own = operator if isinstance(operator, SofteningOperator) else jax.tree_util.Partial(operator)
     total = program.numerator(
