@@ -75,8 +75,9 @@ def linear_distillation_loss(
       Where no gradient is asked nothing of it is computed, nor where it is asked of ``hidden`` alone that of
       ``matrix``.
     - Temporaries: two arrays ``[chunk, V]``, which do not grow with V as ``chunk_size`` falls with it. In a
-      narrower dtype than float32 also the gradients in float32, and whatever the backend widens. Online sums over tiles of the
-      vocabulary would compute every logit twice, and are needed only where one row is too long to hold.
+      narrower dtype than float32 also the gradients in float32, and whatever the backend widens. Online sums
+      over tiles of the vocabulary would compute every logit twice, and are needed only where one row is too
+      long to hold.
 
     bfloat16 and float16 are multiplied as they are and summed in float32, with the derivatives by the logits
     rounded to them; everything between the products is float32. On accelerators products of float32 follow

@@ -411,13 +411,14 @@ def test_temporaries_are_a_small_part_and_do_not_grow_with_the_vocabulary(monkey
         return linear_distillation_loss(student, teacher, labels, **options).mean
 
     small = temporaries(mean, 32768)
-    assert small <= 0.06 * temporaries(lambda s, t, y: plain(s, t, y, None, **options), 32768)
+    allowed = 0.06 * temporaries(lambda s, t, y: plain(s, t, y, None, **options), 32768)
+    assert small <= allowed
     for size, found in ((32768, small), (262144, temporaries(mean, 262144))):
         # Two arrays of held logits, and what a block makes of its own.
         assert found <= 4 * (2 * program._HELD + 10 * max(program._BLOCK, size))
     # The twin holds half of all logits.
     half = functools.partial(linear_distillation_loss, chunk_size=rows // 2, **options)
-    assert temporaries(lambda s, t, y: half(s, t, y).mean, 32768) > 3 * small
+    assert temporaries(lambda s, t, y: half(s, t, y).mean, 32768) > allowed
 
 
 @x64
