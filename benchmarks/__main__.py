@@ -1,4 +1,4 @@
-"""``python -m benchmarks [operators|losses|axioms|training|reading|all] [--json F]``: time it here."""
+"""``python -m benchmarks [operators|losses|axioms|training|reading|cache|all] [--json F]``: measure it here."""
 
 import enum
 import json
@@ -12,19 +12,20 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class What(enum.StrEnum):
-    """What can be timed."""
+    """What can be measured."""
 
     OPERATORS = "operators"
     LOSSES = "losses"
     AXIOMS = "axioms"
     TRAINING = "training"
     READING = "reading"
+    CACHE = "cache"
     ALL = "all"
 
 
 @app.command()
 def main(
-    what: Annotated[What, typer.Argument(help="What to time.")] = What.ALL,
+    what: Annotated[What, typer.Argument(help="What to measure.")] = What.ALL,
     json_path: Annotated[
         Path | None,
         typer.Option("--json", help="Also write the numbers here, such as benchmarks/results.json."),
@@ -37,11 +38,14 @@ def main(
         list[str] | None, typer.Option(help="Operator to time, by name or label; repeat for several.")
     ] = None,
 ) -> None:
-    """Time operators and losses against plain ones, the checker against its bound, training and reading."""
+    """Time operators and losses against plain ones, axiom checks against their bound, training and reading.
+
+    And weigh a cache of targets.
+    """
     if json_path is not None and not json_path.parent.is_dir():
         raise typer.BadParameter(f"the directory {json_path.parent} does not exist", param_hint="'--json'")
     # jax loads here, after the mistakes that need no jax to see.
-    from benchmarks import axiom_checks, fused_loss, machine, operators, reading, training
+    from benchmarks import axiom_checks, fused_loss, machine, operators, reading, target_cache, training
 
     families = tuple(only) if only else operators.FAMILIES
     console = Console()
@@ -78,6 +82,10 @@ def main(
             read = reading.measure(progress=lambda label: status.update(f"reading: {label}"))
             result["reading"] = read
             console.print(reading.table(read))
+        if what in (What.CACHE, What.ALL):
+            stored = target_cache.measure(progress=lambda label: status.update(f"cache: {label}"))
+            result["cache"] = stored
+            console.print(target_cache.table(stored))
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         console.print(f"Numbers: {json_path}", soft_wrap=True)

@@ -15,7 +15,7 @@ from sparsekd_jax.studies import teacher_logs
 HERE = Path(__file__).parent
 SETTINGS = {
     "digits": teacher_logs.LogSettings(
-        data="digits", k=3, sparsity=0.9, seeds=10, steps=1500, teacher_steps=1000, temperature=4.0
+        data="digits", k=3, sparsity=0.9, seeds=5, steps=1500, teacher_steps=1000, temperature=4.0
     ),
     "pydoc": teacher_logs.LogSettings(),
 }

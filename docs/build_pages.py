@@ -1,14 +1,17 @@
 """Redraw what the pages show from a run of the library: ``python docs/build_pages.py``, in ``make docs``.
 
 Writes docs/figures, docs/laws.md (from ``axioms.LAWS``), docs/verdicts.md and verdicts.json (from the
-committed verdict table, tests/axioms/verdict_table.json, where it is there), and docs/questions.md (from the
-answers in docs/answers, which ``sparsekd theory --question N --out docs/answers/N`` writes).
+committed verdict table, tests/axioms/verdict_table.json, where it is there), docs/questions.md (from the
+answers in docs/answers, which ``sparsekd theory --question N --out docs/answers/N`` writes), and
+docs/private_labels.md (from docs/private_labels.json, which ``python docs/build_pages.py --private-labels``
+trains anew first, in under a minute on two cores).
 """
 
 import html
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,7 @@ import numpy as np
 from sparsekd_jax import operators, simplex
 from sparsekd_jax._page import OKABE_ITO
 from sparsekd_jax.axioms import AXIOMS, LAWS, Witness
-from sparsekd_jax.studies import figures
+from sparsekd_jax.studies import figures, private_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parent
 FIGURES = DOCS / "figures"
 ANSWERS = DOCS / "answers"
+PRIVATE_LABELS = DOCS / "private_labels.json"
 TABLE = DOCS.parent / "tests" / "axioms" / "verdict_table.json"
 
 SIDE_BY_SIDE = ("power", "mixture", "tsallis(3)", "euclidean-entropy-projection")
@@ -52,6 +56,12 @@ def main() -> None:
     write(DOCS / "verdicts.md", verdicts_page(table))
     write(DOCS / "verdicts.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
     write(DOCS / "questions.md", questions_page())
+    if "--private-labels" in sys.argv[1:]:
+        found = private_labels.run(on_progress=print)
+        write(PRIVATE_LABELS, json.dumps(found, indent=1) + "\n")
+    found = json.loads(PRIVATE_LABELS.read_text(encoding="utf-8"))
+    save(private_labels.figure(found), FIGURES / "private-labels.svg")
+    write(DOCS / "private_labels.md", private_labels_page(found))
 
 
 def write(path: Path, text: str) -> None:
@@ -249,6 +259,14 @@ def answer_section(answer: dict[str, Any], folder: str, command: str) -> list[st
         rows = [table["columns"], ["-"] * len(table["columns"]), *table["rows"]]
         lines += ["    | " + " | ".join(as_cell(value) for value in row) + " |" for row in rows]
     return [*lines, "", f"Made by `{command}`; every number is in `docs/answers/{folder}/theory.json`."]
+
+
+def private_labels_page(found: dict[str, Any]) -> str:
+    """The table of docs/privacy.md."""
+    table = private_labels.table(found)
+    rows = [table.columns, ["-"] * len(table.columns), *table.rows]
+    lines = ["| " + " | ".join(as_cell(value) for value in row) + " |" for row in rows]
+    return "\n".join([GENERATED, "", *lines, "", table.caption]) + "\n"
 
 
 def as_cell(value: Any) -> str:

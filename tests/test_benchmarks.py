@@ -6,7 +6,7 @@ import jax
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import axiom_checks, fused_loss, operators, reading, training
+from benchmarks import axiom_checks, fused_loss, operators, reading, target_cache, training
 from benchmarks.__main__ import app
 
 
@@ -78,6 +78,15 @@ def test_training_is_set_beside_a_plain_loop():
     assert loops[result["baseline"]] == 1
     assert result["resume_s"] > 0
     assert training.table(result).row_count == len(loops)
+
+
+def test_a_cache_is_weighed_and_float16_has_its_price():
+    result = target_cache.measure(rows=2000, vocab_size=2000, k=20, noises=(2.0,))
+    wide, narrow = result["rows"]
+    assert (wide["dtype"], narrow["dtype"]) == ("float32", "float16")
+    assert narrow["bytes_per_token"] < wide["bytes_per_token"] < result["plain_bytes"]
+    assert 0 <= wide["kl_mean"] < 1e-12 < narrow["kl_mean"] <= narrow["kl_max"] < 1e-5
+    assert target_cache.table(result).row_count == 2
 
 
 @pytest.fixture

@@ -18,7 +18,10 @@ def _group() -> None:
 @targets.command()
 def inspect(
     file: Annotated[
-        Path, typer.Argument(help="A log: one JSON object a line, or one JSON list.", metavar="FILE")
+        Path,
+        typer.Argument(
+            help="A log (JSON lines, or one JSON list), or a directory of targets.", metavar="FILE"
+        ),
     ],
     format: Annotated[
         str | None, typer.Option(help="The form of the records, such as chat; found by default.")
@@ -60,5 +63,9 @@ def _of_log(file: Path, format: str | None, sum_tolerance: float) -> Any:
 
 
 def _of_cache(folder: Path) -> Any:
-    """A cache's report would be made here; it prints, and has ``to_dict`` and ``num_refused``."""
-    refuse("FILE", f"{folder} is a directory; give the file of a log")
+    from sparsekd_jax.targets import cache
+
+    try:
+        return cache.describe(folder)
+    except (cache.CacheError, ImportError) as error:
+        refuse("FILE", str(error))

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from sparsekd_jax._durable import fingerprint
 from sparsekd_jax.distill._program import Batch, epochs
-from sparsekd_jax.distill.checkpoints import fingerprint
 
 
 class DataSet(Protocol):

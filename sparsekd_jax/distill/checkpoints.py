@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
+
+from sparsekd_jax import _durable
 
 FORMAT = 2
 _PREFIX = "step-"
@@ -62,10 +63,7 @@ class CheckpointStore:
         self.folder, self.keep = Path(folder).absolute(), keep
         self.identity = json.loads(json.dumps(identity))
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / ".probe"
-            probe.write_bytes(b"")
-            probe.unlink()
+            _durable.probe(self.folder)
         except OSError as error:
             raise CheckpointError(
                 f"checkpoint_dir {folder} cannot be written ({error.strerror}); choose another directory"
@@ -97,10 +95,10 @@ class CheckpointStore:
                 "made_with": {"jax": jax.__version__, "device": jax.devices()[0].device_kind},
                 "files": _digests(writing),
             }
-            sealed = {**manifest, "digest": _seal(manifest)}
-            _write_durably(writing / "manifest.json", json.dumps(sealed, indent=1))
+            sealed = {**manifest, "digest": _durable.seal(manifest)}
+            _durable.write(writing / "manifest.json", json.dumps(sealed, indent=1))
             writing.rename(self._path(step))
-            _sync_directory(self.folder)
+            _durable.sync_directory(self.folder)
         except (OSError, ValueError) as error:
             shutil.rmtree(writing, ignore_errors=True)
             before = self.steps()
@@ -114,10 +112,8 @@ class CheckpointStore:
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a small file beside the checkpoints; a reader sees the old one or the new one, whole."""
-        partial = self.folder / f".{name}"
         try:
-            _write_durably(partial, text)
-            partial.replace(self.folder / name)
+            _durable.replace(self.folder / name, text)
         except OSError as error:
             raise CheckpointError(f"{name} could not be written to {self.folder} ({error})") from error
 
@@ -174,7 +170,7 @@ class CheckpointStore:
             files = manifest["files"]
             if manifest["format"] != FORMAT:
                 return f"its format is {manifest['format']}, this library reads {FORMAT}"
-            if manifest.pop("digest") != _seal(manifest):
+            if manifest.pop("digest") != _durable.seal(manifest):
                 return "manifest.json is not as written"
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"manifest.json is unreadable ({error})"
@@ -187,16 +183,6 @@ class CheckpointStore:
                 what = "missing" if name not in found else "not as written" if name in files else "unknown"
                 return f"file {name} is {what}"
         return None
-
-
-def fingerprint(*arrays: Any) -> str:
-    """The SHA-256 of arrays with their shapes and dtypes, in hexadecimal."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        values = np.ascontiguousarray(array)
-        digest.update(f"{values.dtype.name}{values.shape}".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
 
 
 def _write_arrays(path: Path, arrays: Sequence[Array]) -> None:
@@ -220,25 +206,6 @@ def _read_arrays(path: Path, shapes: list[dict[str, Any]]) -> list[Array]:
 def _digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
-
-
-def _seal(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _difference(saved: Any, here: Any, path: str) -> str | None:

@@ -11,11 +11,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
 from sparsekd_jax import sparsity
+from sparsekd_jax._durable import fingerprint
 from sparsekd_jax.distill import _observed, _program
 from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import Batches, DataSet
 from sparsekd_jax.distill._trainer import Progress, Row, Trainer
-from sparsekd_jax.distill.checkpoints import fingerprint
 from sparsekd_jax.distill.metrics import Tally
 from sparsekd_jax.distill.plan import Plan, Stage
 from sparsekd_jax.operators.base import SofteningOperator

@@ -109,13 +109,13 @@ def gradient_angles(
         say(f"seed {seed + 1} of {settings.seeds}")
         for workload, measure in (("zipf", _zipf), ("pydoc", functools.partial(_pydoc, teacher))):
             for temperature, by_target in measure(settings, seed).items():
-                for name, values in by_target.items():
-                    found.setdefault((workload, temperature, name), []).append(values)
+                for name, measured in by_target.items():
+                    found.setdefault((workload, temperature, name), []).append(measured)
     rows = []
-    for (workload, temperature, name), values in sorted(found.items(), key=lambda item: item[0][:2]):
-        stored, angles, ratios = zip(*values, strict=True)
-        intervals = distill.interval(angles), distill.interval(ratios)
-        rows.append(Row(workload, temperature, name, float(np.mean(stored)), *intervals))
+    for (workload, temperature, name), by_seed in sorted(found.items(), key=lambda item: item[0][:2]):
+        stored, angles, ratios = np.array(by_seed).T
+        intervals = distill.interval(angles.tolist()), distill.interval(ratios.tolist())
+        rows.append(Row(workload, temperature, name, float(stored.mean()), *intervals))
     return rows
 
 
@@ -175,7 +175,7 @@ _compiled_targets = jax.jit(_stored_targets, static_argnums=(2, 3, 4))
 
 
 def _draws(p: np.ndarray, temperature: float, kept: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Numbers of draws that store k tokens on average: of the softened teacher; of the teacher, where T ≠ 1."""
+    """Draws that store k tokens on average, of the softened teacher; and of the teacher, where T ≠ 1."""
     softened = np.asarray(_POWER(p, temperature))
     after = () if temperature == 1 else tuple(draws_for(p, k) for k in kept)
     return tuple(draws_for(softened, k) for k in kept), after

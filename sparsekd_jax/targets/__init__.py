@@ -1,6 +1,6 @@
 """What a teacher reveals, dense, top-k or sampled, and what can be certified of the rest."""
 
-from sparsekd_jax.targets import text_only
+from sparsekd_jax.targets import cache, text_only
 from sparsekd_jax.targets.revealed import (
     PADDING,
     Dense,
@@ -20,6 +20,7 @@ __all__ = [
     "Softened",
     "Target",
     "TopK",
+    "cache",
     "estimate",
     "expected_distinct",
     "require_consistent",

@@ -45,9 +45,9 @@ def sample(
     Raises:
         ValueError: num_draws below 1, a τ that is negative or not finite, or what the operator refuses.
 
-    Traceable under ``jit`` and ``vmap``; nothing is validated there. Each token is drawn with probability
-    r_i to a relative accuracy of about √V·ε plus an absolute one of ε (ε = 1.2e-7 in float32), and a token
-    with r_i = 0 never. The draws take O(V + N√V) of memory a row.
+    Traceable under ``jit`` and ``vmap``; nothing is validated there. A block of √V tokens is drawn with its
+    mass to a few ε (1.2e-7 in float32), and of the block's tokens each with its share to a few ε; one with
+    r_i = 0 never. The draws take O(V + N√V) of memory a row.
 
     Reference: arXiv 2503.16870 (random sampling knowledge distillation); theory.md section 6.
 

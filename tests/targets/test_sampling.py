@@ -148,7 +148,7 @@ def test_the_mean_of_many_is_the_target(tau):
 
 def test_zipf_softened_before_and_after():
     """Published: V = 1000, N = 50, T = 2: TV bias .32 after, .012 before (which is the noise of the mean)."""
-    p, n, rows = zipf(1000), 50, 3000
+    p, n, rows = zipf(1000), 50, 2000
     target = Dense(jnp.asarray(np.tile(np.log(p), (rows, 1)), jnp.float32))
     q = np.sqrt(p) / np.sqrt(p).sum()
     before = np.asarray(estimate(sample(jax.random.key(0), POWER, target, 2.0, n)), np.float64)
@@ -185,19 +185,16 @@ def test_under_jit_and_vmap_it_is_the_same():
     jitted = jax.jit(lambda k, d, t: sample(k, POWER, d, t, 7))(jax.random.key(5), rows, 2.0)
     assert (eager.ids == jitted.ids).all()
     assert (eager.weights == jitted.weights).all()
-    keys = jax.random.split(jax.random.key(5), 2)
-    mapped = jax.vmap(lambda k: sample(k, POWER, rows, 2.0, 7))(keys)
-    assert mapped.ids.shape == (2, 3, 7)
-    for i in range(2):
-        alone = sample(keys[i], POWER, rows, 2.0, 7)
-        assert (mapped.ids[i] == alone.ids).all()
+    mapped = jax.vmap(lambda k: sample(k, POWER, rows, 2.0, 7))(jax.random.key(5)[None])
+    assert (mapped.ids[0] == eager.ids).all()
+    assert (mapped.weights[0] == eager.weights).all()
     assert not (eager.ids[0] == eager.ids[1]).all()  # rows draw independently
 
 
 @pytest.mark.parametrize(("dtype", "out"), [("bfloat16", "float32"), ("float32", "float32")])
 def test_dtypes(dtype, out):
-    log_p = jnp.log(jnp.array([0.5, 0.25, 0.25])).astype(dtype)
-    assert sample(jax.random.key(0), POWER, log_p, 2.0, 4).weights.dtype == out
+    log_p = jnp.log(jnp.full((2, 4), 0.25)).astype(dtype)
+    assert sample(jax.random.key(0), POWER, log_p, 2.0, 6).weights.dtype == out
 
 
 def test_float64(x64):
@@ -210,8 +207,8 @@ def test_a_plain_function_draws_what_the_operator_draws():
         weights = p ** (1 / temperature)
         return weights / weights.sum()
 
-    rows = jnp.log(jnp.asarray(np.random.default_rng(0).dirichlet(np.ones(6), 50), jnp.float32))
-    ours, theirs = (sample(jax.random.key(2), op, rows, 2.0, 9) for op in (POWER, power))
+    rows = jnp.log(jnp.asarray(np.random.default_rng(0).dirichlet(np.ones(30), 3), jnp.float32))
+    ours, theirs = (sample(jax.random.key(2), op, rows, 2.0, 7) for op in (POWER, power))
     assert (ours.ids == theirs.ids).all()
 
 

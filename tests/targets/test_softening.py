@@ -341,6 +341,21 @@ def test_below_one_only_power_is_known():
         certified(operators.get("power"), seen, -1.0)
 
 
+def test_float32_bounds_of_tsallis_end_where_its_root_is_not_accurate():
+    """α = 5, T = 1.01: the operator itself misses its float32 promise of 2e-6, a witness for the refusal."""
+    op = operators.get("tsallis", alpha=5.0)
+    z = np.random.default_rng(0).normal(size=(1002, V)) * 8
+    p = np.exp(z - z.max(-1, keepdims=True))
+    p = (p / p.sum(-1, keepdims=True)).astype(np.float32)
+    wide = p.astype(np.float64)
+    truth = np.asarray(op(jnp.asarray(wide / wide.sum(-1, keepdims=True)), 1.01))
+    with jax.enable_x64(False):
+        assert np.abs(np.asarray(op(jnp.asarray(p), 1.01)) - truth).max() > 2e-6
+        seen = targets.top_k(jnp.log(jnp.asarray(p[:3])), K)
+        with pytest.raises(ValueError, match="bounds in float32 end at alpha = 3"):
+            soften(op, seen, 2.0)
+
+
 def test_a_root_that_is_not_found_raises_and_is_nan_under_jit(monkeypatch):
     from sparsekd_jax.targets import softening
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from sparsekd_jax import operators, simplex
+from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.theory import privacy
-from sparsekd_jax.theory._softening import soften
 from sparsekd_jax.theory.privacy import audit, clip, compose, local_epsilon, sample_labels, temperature_for
 
 POWER, MIXTURE = operators.get("power"), operators.get("mixture")

@@ -166,8 +166,9 @@ def test_below_one_the_least_bias_is_small_and_not_zero():
 # -- labels needed -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", ["tv", "rmse"])
-@pytest.mark.parametrize("operator", [MIXTURE, TSALLIS[0.5], TSALLIS[3.0]], ids=lambda op: op.name)
+@pytest.mark.parametrize(
+    ("operator", "error"), [(MIXTURE, "tv"), (MIXTURE, "rmse"), (TSALLIS[0.5], "tv"), (TSALLIS[3.0], "rmse")]
+)
 def test_a_bound_is_kept_at_every_p(operator, error):
     epsilon = 0.6 if operator is TSALLIS[0.5] else 0.09
     advice = samples_needed(operator, 2.0, epsilon, num_classes=3, error=error)

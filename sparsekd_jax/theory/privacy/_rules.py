@@ -28,7 +28,7 @@ from sparsekd_jax.operators import (
     lawless,
     reciprocal_schedule,
 )
-from sparsekd_jax.theory._softening import soften
+from sparsekd_jax.operators._softening import soften
 
 Kind = Literal["exact", "bound", "none", "unknown"]
 Pair = tuple[np.ndarray, np.ndarray]

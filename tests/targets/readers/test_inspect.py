@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sparsekd_jax.cli import app
-from sparsekd_jax.targets import readers
+from sparsekd_jax.targets import Samples, cache, readers
 from tests.targets.readers import logs
 
 
@@ -66,10 +66,23 @@ def test_usage(log, tmp_path):
     path, _ = log
     for arguments, words in (
         ((tmp_path / "none",), "does not exist"),
-        ((tmp_path,), "is a directory"),
+        ((tmp_path,), "there is no cache in"),
         ((path, "--format", "csv"), "the formats are chat"),
         ((path, "--json", tmp_path / "no" / "r.json"), "make it first"),
     ):
         result = run(*arguments)
         assert result.exit_code == 2, result.output
         assert words in " ".join(result.output.split())
+
+
+def test_a_cache_is_told_too_and_a_damaged_shard_is_status_1(tmp_path):
+    folder = tmp_path / "cache"
+    seen = Samples.from_counts(np.array([[3, 0, 1], [0, 2, 2]]))
+    cache.write_targets(folder, seen, teacher="t", tokenizer=None, data=None)
+    result = run(folder, "--json", tmp_path / "r.json")
+    assert result.exit_code == 0, result.output
+    assert "2 rows, complete" in " ".join(result.output.split())
+    assert json.loads((tmp_path / "r.json").read_text())["vocab_size"] == 3
+    shard = next(folder.glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    assert run(folder).exit_code == 1
