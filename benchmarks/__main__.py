@@ -1,4 +1,4 @@
-"""``python -m benchmarks [operators|losses|axioms|training|reading|cache|all] [--json F]``: measure it here."""
+"""``python -m benchmarks [operators|losses|axioms|training|reading|cache|all] [--json F]``: measure it."""
 
 import enum
 import json
