@@ -1,4 +1,4 @@
-"""``python -m benchmarks [operators|axioms|training|reading|cache|all] [--json F]``: measure this library."""
+"""``python -m benchmarks [operators|losses|axioms|training|reading|cache|all] [--json F]``: measure it."""
 
 import enum
 import json
@@ -15,6 +15,7 @@ class What(enum.StrEnum):
     """What can be measured."""
 
     OPERATORS = "operators"
+    LOSSES = "losses"
     AXIOMS = "axioms"
     TRAINING = "training"
     READING = "reading"
@@ -37,14 +38,14 @@ def main(
         list[str] | None, typer.Option(help="Operator to time, by name or label; repeat for several.")
     ] = None,
 ) -> None:
-    """Time operators against softmax, axiom checks against their bound, training and reading against loops.
+    """Time operators and losses against plain ones, axiom checks against their bound, training and reading.
 
     And weigh a cache of targets.
     """
     if json_path is not None and not json_path.parent.is_dir():
         raise typer.BadParameter(f"the directory {json_path.parent} does not exist", param_hint="'--json'")
     # jax loads here, after the mistakes that need no jax to see.
-    from benchmarks import axiom_checks, machine, operators, reading, target_cache, training
+    from benchmarks import axiom_checks, fused_loss, machine, operators, reading, target_cache, training
 
     families = tuple(only) if only else operators.FAMILIES
     console = Console()
@@ -62,6 +63,10 @@ def main(
             )
             result["operators"] = timed
             console.print(operators.table(timed))
+        if what in (What.LOSSES, What.ALL):
+            lost = fused_loss.measure(progress=status.update)
+            result["losses"] = lost
+            console.print(fused_loss.table(lost))
         if what in (What.AXIOMS, What.ALL):
             checked = axiom_checks.measure(
                 only=tuple(only) if only else None,

@@ -6,7 +6,7 @@ import jax
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import axiom_checks, operators, reading, target_cache, training
+from benchmarks import axiom_checks, fused_loss, operators, reading, target_cache, training
 from benchmarks.__main__ import app
 
 
@@ -53,6 +53,21 @@ def test_reading_is_set_beside_parsing():
         assert set(row["ratio"]) == set(reading.BASELINES)
         assert min(row["ratio"].values()) > 0
     assert reading.table(result).row_count == 9
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_losses_are_set_beside_the_plain_one_with_their_errors():
+    result = fused_loss.measure(
+        tokens=9, width=4, vocab_size=50, rounds=1, growth_tokens=4, vocabularies=(32, 64), growth_rounds=1
+    )
+    names = [row["loss"] for row in result["rows"]]
+    assert set(fused_loss.JITTED) <= set(names)
+    assert result["rows"][0]["ratio"] == 1
+    for row in result["rows"]:
+        assert row["value_error"] < 1e-5
+        assert row["gradient_error"] < 1e-5
+    assert set(result["growth"]["exponents"]) == {"median_ms", "temporaries_mb", "plain_temporaries_mb"}
+    assert len(fused_loss.table(result).renderables) == 2
 
 
 @pytest.mark.usefixtures("standard_promotion")

@@ -13,6 +13,7 @@ from sparsekd_jax.distill.divergences import (
     total_variation_from_logs,
 )
 from sparsekd_jax.distill.ensemble import run_ensemble
+from sparsekd_jax.distill.fused import LinearLogits, linear_distillation_loss
 from sparsekd_jax.distill.loop import Result, evaluate, fit, run
 from sparsekd_jax.distill.losses import (
     Operator,
@@ -42,6 +43,7 @@ __all__ = [
     "Divergence",
     "Interval",
     "JensenShannon",
+    "LinearLogits",
     "Operator",
     "Pairs",
     "Plan",
@@ -58,6 +60,7 @@ __all__ = [
     "gradient_scale",
     "interval",
     "kl_from_logs",
+    "linear_distillation_loss",
     "paired_difference",
     "renormalization_error",
     "reverse_kl_from_logs",

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import checkify
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
@@ -291,6 +292,9 @@ def weighted_sum(
     w = jnp.asarray(weights).astype(losses.dtype)
     if w.shape != losses.shape:
         raise ValueError(f"weights has shape {w.shape} and losses {losses.shape}: give one weight a loss")
-    if not simplex.is_traced(w) and not bool((w >= 0).all()):
-        raise ValueError(f"weights holds {float(w[~(w >= 0)][0])}: weights are ≥ 0, and 0 for padding")
+    if not simplex.is_traced(w):
+        values = np.asarray(w)  # inside jit the operations of jnp are traced even on constants
+        bad = values[~(values >= 0)]
+        if bad.size:
+            raise ValueError(f"weights holds {float(bad[0])}: weights are ≥ 0, and 0 for padding")
     return WeightedSum(jnp.sum(divergences.times(w, losses)), jnp.sum(w))
