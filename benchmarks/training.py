@@ -8,7 +8,7 @@ timed, each after one warm-up run of the same programs, in interleaved rounds:
 - ``jitted loop``: a Python loop over one jitted step, dense: the baseline where it is not.
 - ``unmasked run``: `distill.run` where one bias alone could lose weights: ``run``/``unmasked run``
   is what masks cost.
-- ``M in sequence``, ``M as an ensemble``: M seeds one after another, and `distill.run_ensemble`; compiled
+- ``M in sequence``, ``M together``: M seeds one after another, and `distill.run_many`; compiled
   already, and once more with the compilation counted.
 - ``resume``: loading the last of a run's checkpoints, beyond what the same run costs.
 """
@@ -84,7 +84,7 @@ def measure(
 
         def together(students: list = students, teachers: list = teachers) -> None:
             seeds = range(len(students))
-            distill.run_ensemble(students, teachers, digits, fewer, seeds=seeds, **short)
+            distill.run_many(students, teachers, digits, fewer, seeds=seeds, **short)
 
         def in_sequence(students: list = students) -> None:
             for seed, student in enumerate(students):
@@ -144,7 +144,7 @@ def table(result: dict[str, Any]) -> Table:
         )
     for row in result["ensembles"]:
         out.add_row(
-            f"{row['members']} as an ensemble",
+            f"{row['members']} together",
             f"{row['ensemble_s']:.2f} s",
             f"{row['ratio']:.2f} × in sequence ({row['ratio_with_compilation']:.2f} with compilation)",
         )

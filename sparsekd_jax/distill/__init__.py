@@ -12,7 +12,7 @@ from sparsekd_jax.distill.divergences import (
     reverse_kl_from_logs,
     total_variation_from_logs,
 )
-from sparsekd_jax.distill.ensemble import run_ensemble
+from sparsekd_jax.distill.ensemble import Ensemble, ensemble
 from sparsekd_jax.distill.fused import LinearLogits, linear_distillation_loss
 from sparsekd_jax.distill.loop import Result, evaluate, fit, run
 from sparsekd_jax.distill.losses import (
@@ -25,8 +25,8 @@ from sparsekd_jax.distill.losses import (
     student_divergence,
     weighted_sum,
 )
+from sparsekd_jax.distill.many import run_many
 from sparsekd_jax.distill.metrics import Interval, Tally, interval, paired_difference, tally
-from sparsekd_jax.distill.pairs import Pairs, run_pairs
 from sparsekd_jax.distill.plan import DECAYS, Plan, Stage
 from sparsekd_jax.distill.stages import annealed, stages
 from sparsekd_jax.distill.target_losses import TAIL_POLICIES, renormalization_error, target_divergence
@@ -41,11 +41,11 @@ __all__ = [
     "DataSet",
     "DivergedError",
     "Divergence",
+    "Ensemble",
     "Interval",
     "JensenShannon",
     "LinearLogits",
     "Operator",
-    "Pairs",
     "Plan",
     "Result",
     "Stage",
@@ -54,6 +54,7 @@ __all__ = [
     "annealed",
     "cross_entropy",
     "distillation_loss",
+    "ensemble",
     "evaluate",
     "fit",
     "get_divergence",
@@ -65,8 +66,7 @@ __all__ = [
     "renormalization_error",
     "reverse_kl_from_logs",
     "run",
-    "run_ensemble",
-    "run_pairs",
+    "run_many",
     "save_safetensors",
     "soften_log_probs",
     "stages",

@@ -1,113 +1,125 @@
-"""A vmapped ensemble against its members run one by one, and what cannot share a program."""
+"""Pairs of teacher and student on data drawn anew: who learns from what."""
 
 import dataclasses
+import importlib
 
-import jax
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
-from sparsekd_jax import distill, operators, sparsity
-from tests.distill.test_loop import Blobs, mlp
+from sparsekd_jax import distill
+from tests.distill.test_checkpoints import BLOBS
+from tests.distill.test_loop import mlp
 
-RNG = np.random.default_rng(1)
-LABELS = RNG.integers(0, 3, 90).astype(np.int32)
-INPUTS = (RNG.normal(size=(3, 4))[LABELS] * 2 + RNG.normal(size=(90, 4))).astype(np.float32)
-BLOBS = Blobs(INPUTS[:60], LABELS[:60], INPUTS[60:], LABELS[60:])
-SETTINGS = {"optimizer": optax.adam(1e-2), "batch_size": 16, "record_every": 6}
+module = importlib.import_module("sparsekd_jax.distill.ensemble")  # distill.ensemble is the function
 
-
-def plan(**changes):
-    settings = {"sparsity": 0.6, "num_stages": 2, "total_steps": 20, "temperature": 2.0, "alpha": 0.3}
-    return distill.stages(**{**settings, **changes})
+PLANS = {
+    "sparse": distill.stages(sparsity=0.6, num_stages=1, total_steps=10, temperature=2.0),
+    "dense": distill.stages(sparsity=0.0, num_stages=1, total_steps=10, temperature=2.0),
+}
+SETTINGS = {"members": 3, "teacher_steps": 10, "optimizer": optax.adam(1e-2), "seed": 5, "batch_size": 16}
 
 
-PLANS = [
-    plan(operator=operators.lawless.LabelSmoothing(0.1), scale=1.0),
-    plan(operator=operators.lawless.LabelSmoothing(0.4), temperature=[5.0, 3.0], scale=3.0),
-    plan(operator=operators.lawless.LabelSmoothing(0.0), alpha=0.0, scale=2.0),
-]
+def run(**changes):
+    return distill.ensemble(mlp, BLOBS, PLANS, **{**SETTINGS, **changes})
 
 
-def test_each_member_is_the_run_it_stands_for():
-    students, teachers, seeds = [mlp(1), mlp(2), mlp(3)], [mlp(4), mlp(5), mlp(6)], (7, 8, 9)
-    together = distill.run_ensemble(students, teachers, BLOBS, PLANS, seeds=seeds, **SETTINGS)
-    for one, student, teacher, own, seed in zip(together, students, teachers, PLANS, seeds, strict=True):
-        alone = distill.run(student, teacher, BLOBS, own, seed=seed, **SETTINGS)
-        # Batched products round differently in float32; 20 steps of Adam at 1e-2 carry 1e-7 to about 1e-5.
-        for got, wanted in zip(jax.tree.leaves(one.path), jax.tree.leaves(alone.path), strict=True):
-            np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
-            np.testing.assert_array_equal(np.asarray(got) == 0, np.asarray(wanted) == 0)
-        assert [row["step"] for row in one.history] == [row["step"] for row in alone.history]
-        for got, wanted in zip(one.history, alone.history, strict=True):
-            assert got.keys() == wanted.keys()
-            assert got["nll"] == pytest.approx(wanted["nll"], abs=1e-5)
-        assert one.final.mean_nll == pytest.approx(alone.final.mean_nll, abs=1e-5)
-        logits = [np.asarray(result.student(INPUTS[:5])) for result in (one, alone)]
-        np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
+@pytest.fixture(scope="module")
+def found():
+    return run()
 
 
-def test_members_that_swap_their_seeds_differ():
-    """The twin: the comparison above would see a member that got its neighbour's batches."""
-    same = {"students": [mlp(1)] * 2, "teachers": [mlp(4)] * 2, "data": BLOBS, "plans": plan()}
-    first, second = distill.run_ensemble(**same, seeds=(7, 8), **SETTINGS)
-    worst = max(
-        np.abs(np.asarray(a) - np.asarray(b)).max()
-        for a, b in zip(jax.tree.leaves(first.path[-1]), jax.tree.leaves(second.path[-1]), strict=True)
-    )
-    assert worst > 2e-3
+def test_shapes_and_distributions(found):
+    for probs in (found.teachers, *found.students.values()):
+        assert probs.shape == (3, 30, 3)
+        np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-6)
+    np.testing.assert_array_equal(found.labels, BLOBS.test_labels)
+    assert set(found.students) == set(PLANS)
 
 
-def test_a_second_ensemble_compiles_nothing():
-    from sparsekd_jax.distill import _program, ensemble
+def test_the_same_seed_gives_the_same_members_and_more_only_add(found):
+    again = run(members=2)
+    np.testing.assert_array_equal(again.teachers, found.teachers[:2])
+    np.testing.assert_array_equal(again.students["sparse"], found.students["sparse"][:2])
+    assert np.abs(run(seed=6, members=2).teachers - found.teachers[:2]).max() > 1e-3
 
-    same = {"students": [mlp(1)] * 2, "teachers": [mlp(4)] * 2, "data": BLOBS}
-    distill.run_ensemble(**same, plans=plan(), seeds=(7, 8), **SETTINGS)
-    wrapped = _program.sparsified(SETTINGS["optimizer"], sparsity.is_kernel)
-    program = ensemble._members(nnx.split(mlp(1), nnx.Param, ...)[0], wrapped, "forward-kl")
-    before = program._cache_size()
-    assert before > 0
-    distill.run_ensemble(**same, plans=plan(temperature=3.0, alpha=0.1), seeds=(1, 2), **SETTINGS)
-    assert program._cache_size() == before
+
+def seen_by(monkeypatch, **changes):
+    """The training rows of every call of `fit` and `run`, in order."""
+    calls = []
+    for name in ("fit", "run"):
+        honest = getattr(module, name)
+
+        def watched(*args, name=name, honest=honest, **kwargs):
+            calls.append((name, args[1 if name == "fit" else 2]))
+            return honest(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, watched)
+    run(**changes)
+    return calls
+
+
+def test_teacher_and_students_of_a_member_learn_from_one_draw(monkeypatch):
+    calls = seen_by(monkeypatch, size=40)
+    assert [name for name, _ in calls] == ["fit", "run", "run"] * 3
+    draws = []
+    for k in range(3):
+        teacher, *students = (own for _, own in calls[3 * k : 3 * k + 3])
+        assert len(teacher.train_labels) == 40
+        for student in students:
+            np.testing.assert_array_equal(student.train_inputs, teacher.train_inputs)
+        draws.append(teacher.train_inputs)
+        rows = {row.tobytes() for row in BLOBS.train_inputs}
+        drawn = [row.tobytes() for row in teacher.train_inputs]
+        assert set(drawn) <= rows
+        assert len(set(drawn)) < 40, "with replacement"
+    assert not np.array_equal(draws[0], draws[1])
+
+
+def test_seeds_alone_leave_the_data(monkeypatch):
+    calls = seen_by(monkeypatch, resample="seed", size=40)
+    for _, own in calls:
+        np.testing.assert_array_equal(own.train_inputs, BLOBS.train_inputs[:40])
+
+
+def test_what_varies_is_what_was_drawn():
+    """One initial model and whole batches: without a draw of data there is nothing left to vary."""
+    same = {"members": 2, "batch_size": 60}
+    by_seed = distill.ensemble(lambda _: mlp(0), BLOBS, PLANS, **{**SETTINGS, **same, "resample": "seed"})
+    by_data = distill.ensemble(lambda _: mlp(0), BLOBS, PLANS, **{**SETTINGS, **same})
+    assert by_seed.teachers.var(axis=0).max() < 1e-10
+    assert by_data.teachers.var(axis=0).max() > 1e-5
+
+
+def test_weights_and_validation_go_along(monkeypatch):
+    extras = ["train_weights", "validation_inputs", "validation_labels"]
+    made = dataclasses.make_dataclass("Whole", extras, bases=(type(BLOBS),), frozen=True)
+    weights = BLOBS.train_inputs[:, 0] ** 2
+    whole = made(*dataclasses.astuple(BLOBS), weights, BLOBS.test_inputs, BLOBS.test_labels)
+    early = {"early": distill.stages(sparsity=0.6, num_stages=1, total_steps=10, patience=1)}
+    calls = []
+    honest = module.run
+    monkeypatch.setattr(module, "run", lambda *a, **k: calls.append(a[2]) or honest(*a, **k))
+    distill.ensemble(mlp, whole, early, **{**SETTINGS, "members": 2})
+    for own in calls:
+        np.testing.assert_array_equal(own.train_weights, own.train_inputs[:, 0] ** 2)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("changes", "message"),
     [
-        ({"students": []}, "students is empty"),
-        ({"seeds": (1,)}, "seeds has 1 entries for 2 students"),
-        ({"teachers": [mlp(1)]}, "teachers has 1"),
-        (
-            {"students": [mlp(1), nnx.Linear(4, 3, rngs=nnx.Rngs(0))]},
-            r"students\[1\] has another architecture",
-        ),
-        ({"plans": [plan(), plan(total_steps=30)]}, r"plans\[1\] has other steps"),
-        ({"plans": [plan(), plan(sparsity=0.5)]}, r"plans\[1\] has other sparsity"),
-        ({"plans": [plan(), plan(pattern="layer")]}, r"plans\[1\] has another pattern"),
-        ({"plans": [plan(), plan(operator="mixture")]}, "one ensemble a family"),
-        ({"plans": plan(teacher="previous")}, "the stage before, cannot share one program"),
-        ({"plans": plan(patience=2)}, "end early, .* one by one"),
-        ({"batch_size": 61}, r"batch_size must lie in \[1, 60\]"),
+        ({"members": 1}, "members must be at least 2"),
+        ({"size": 0}, r"size must lie in \[1, 60\]"),
+        ({"size": 61, "resample": "seed"}, r"size must lie in \[1, 60\]"),
+        ({"resample": "rows"}, "resample must be 'data' or 'seed'"),
+        ({"batch_size": 50, "size": 40}, "batch_size"),
     ],
 )
-def test_what_cannot_share_a_program_is_named(change, message):
-    given = {"students": [mlp(1), mlp(2)], "teachers": [mlp(3), mlp(4)], "plans": plan(), "seeds": (1, 2)}
+def test_what_cannot_be_drawn_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        distill.run_ensemble(data=BLOBS, **{**SETTINGS, **given, **change})
-
-
-def test_batches_are_not_taken_for_their_first():
-    given = {"students": [mlp(1)], "teachers": [mlp(3)], "plans": plan(), "seeds": (1,)}
+        run(**changes)
     batches = distill.Batches([], BLOBS.test_inputs, BLOBS.test_labels)
-    with pytest.raises(ValueError, match="run_ensemble needs arrays in memory: run the members one by one"):
-        distill.run_ensemble(data=batches, **{**SETTINGS, **given})
-
-
-def test_a_diverging_member_is_named():
-    broken = dataclasses.replace(BLOBS, train_inputs=np.full_like(BLOBS.train_inputs, np.nan))
-    teachers = [np.zeros((60, 3), np.float32)] * 2
-    with pytest.raises(distill.DivergedError, match="member 0 is not finite in stage 1, at step 1 of") as met:
-        distill.run_ensemble([mlp(1), mlp(2)], teachers, broken, plan(), seeds=(1, 2), **SETTINGS)
-    assert (met.value.stage, met.value.step, met.value.tensor) == (1, 1, "loss")
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(met.value.params))
+    with pytest.raises(ValueError, match="ensemble needs arrays in memory"):
+        distill.ensemble(mlp, batches, PLANS, **SETTINGS)
+    with pytest.raises(ValueError, match="plans is empty"):
+        distill.ensemble(mlp, BLOBS, {}, **SETTINGS)

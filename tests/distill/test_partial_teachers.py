@@ -124,4 +124,4 @@ def test_teachers_that_do_not_fit(top_two, log_probs):
         run(wider, plan(), tail="uniform")
     one = TopK.observed(np.zeros((ROWS, 1), np.int32), np.zeros((ROWS, 1), np.float32), 3)
     with pytest.raises(TypeError, match=r"teacher is a TopK.*use distill\.run"):
-        distill.run_ensemble([mlp(1)], [one], BLOBS, plan(), optimizer=OPTIMIZER, seeds=[0], batch_size=16)
+        distill.run_many([mlp(1)], [one], BLOBS, plan(), optimizer=OPTIMIZER, seeds=[0], batch_size=16)

@@ -366,7 +366,7 @@ def neural_rates(teachers: Sequence[Any], digits: data.Arrays, size: Sizes) -> S
     nll, error = [], []
     for n in stages:
         plan = distill.stages(num_stages=int(n), **_NEURAL)  # type: ignore[arg-type]
-        results = distill.run_ensemble(
+        results = distill.run_many(
             teachers,
             teachers,
             digits,

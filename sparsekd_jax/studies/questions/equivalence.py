@@ -421,7 +421,7 @@ def neural_students(
             scale=1.0,
             decay="linear",
         )
-        results = distill.run_ensemble(
+        results = distill.run_many(
             students,
             [logits] * size.seeds,
             digits,

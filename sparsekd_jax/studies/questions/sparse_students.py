@@ -131,7 +131,7 @@ def _cells(grid: Grid, say: Callable[[str], None]) -> tuple[list[dict[str, Any]]
     plans = {condition: _plan(grid, *condition) for condition in grid.conditions()}
     cells, gaps = [], []
     for size in grid.sizes:
-        pairs = distill.run_pairs(
+        pairs = distill.ensemble(
             functools.partial(network, grid.hidden),
             digits,
             {str(condition): plan for condition, plan in plans.items()},

@@ -1,0 +1,233 @@
+"""Many runs in one compiled program: seeds, temperatures, weights and hyper-parameters as a vmapped axis."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax  # type: ignore[import-untyped]
+from flax import nnx
+from jaxtyping import Array, Float, PyTree
+
+from sparsekd_jax.distill import _program
+from sparsekd_jax.distill._sources import DataSet, require_in_memory, source_of
+from sparsekd_jax.distill._trainer import DivergedError, Progress, history_row
+from sparsekd_jax.distill.loop import Result, teacher_logits
+from sparsekd_jax.distill.plan import Plan
+from sparsekd_jax.operators.base import SofteningOperator
+from sparsekd_jax.sparsity import is_kernel
+
+
+def run_many(
+    students: Sequence[nnx.Module],
+    teachers: Sequence[nnx.Module | Float[Array, "n K"]],
+    data: DataSet,
+    plans: Plan | Sequence[Plan],
+    *,
+    optimizer: optax.GradientTransformation,
+    seeds: Sequence[int],
+    batch_size: int = 128,
+    record_every: int = 100,
+    on_progress: Progress | None = None,
+) -> list[Result]:
+    """`run` for M members at once: ``jax.vmap`` over everything that differs between them.
+
+    Members share the architecture, the data, the steps and the sparsity of every stage; they may differ in
+    initial weights, teacher, seed, temperature, α, scale, learning rate, and the real hyper-parameters of one
+    operator family, such as the α of `TsallisSoftening`. Each member gets what `run` would have given it, to
+    the rounding of batched matrix products. What pays on a GPU need not on a CPU: benchmarks/ says from
+    which M.
+
+    Args:
+        students: M modules of one architecture; untouched.
+        teachers: M modules or arrays of training logits ``[n, K]``.
+        data: arrays of a training and a test half.
+        plans: one for all, or M of them.
+        optimizer: any optax transformation.
+        seeds: M seeds of the order of the data.
+        batch_size: examples a step and member.
+        record_every: steps between rows of the histories.
+        on_progress: called after each record with (steps done, total steps).
+
+    Returns:
+        M results, in order.
+
+    Raises:
+        ValueError: lengths, architectures or plans that cannot share one program; the argument is named.
+        DivergedError: a member's loss became NaN or infinite; says which member.
+
+    >>> import optax
+    >>> from sparsekd_jax import data, distill, models
+    >>> digits, plan = data.digits(), distill.stages(sparsity=0.5, num_stages=1, total_steps=10)
+    >>> members = [models.MLP((64, 8, 10), rngs=nnx.Rngs(seed)) for seed in (0, 1)]
+    >>> results = run_many(members, members, digits, plan, optimizer=optax.sgd(0.1), seeds=(0, 1))
+    >>> [round(result.history[-1]["sparsity"], 2) for result in results]
+    [0.5, 0.5]
+    """
+    size = len(students)
+    plans = [plans] * size if isinstance(plans, Plan) else list(plans)
+    _require_one_program(students, teachers, plans, seeds)
+    require_in_memory(data, "run_many")
+    total = plans[0].total_steps
+    arrays, first = source_of(data, seeds[0], batch_size, total).steps(0, total)
+    rows = arrays["inputs"].shape[0]
+    others = [_program.epochs(jax.random.key(seed), rows, batch_size, total) for seed in seeds[1:]]
+    index = jnp.stack([first, *others])
+    test = jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)
+    wrapped = _program.sparsified(optimizer, is_kernel)
+    graphdef = _program.split(students[0])[0]
+    params, rest = _stack([_program.split(student)[1:] for student in students])
+    carry = (params, rest, jax.vmap(wrapped.init)(params))
+    logits = jnp.stack([teacher_logits(t, arrays["inputs"], arrays["labels"]) for t in teachers])
+    program = _members(graphdef, wrapped, plans[0].divergence)
+    judge = _judge(_program.split_for_evaluation(students[0])[0])
+    paths = [(nnx.to_pure_dict(params), rest)]
+    records: list[tuple[dict[str, Any], dict[str, Array], Any]] = []
+
+    def record(event: str, stage: int, step: int, sparsity: float, means: dict[str, Array]) -> None:
+        row = {"event": event, "stage": stage, "step": step, "sparsity": sparsity}
+        records.append((row, means, judge(carry[0], carry[1], *test)))
+
+    step = 0
+    record("start", 0, step, 0.0, {})
+    for number, stage in enumerate(plans[0].stages, start=1):
+        if stage.sparsity > 0:
+            pruned, state = _prune_members(plans[0].score, plans[0].pattern, stage.sparsity)(
+                carry[0], carry[2]
+            )
+            carry = (pruned, carry[1], state)
+        record("pruned", number, step, stage.sparsity, {})
+        softener, knobs = _knobs(plans, number - 1, logits.dtype)
+        softened = jax.vmap(_program.soften_targets)(softener, logits, knobs["temperature"])
+        rates = jnp.asarray([plan.stages[number - 1].rates() for plan in plans], jnp.float32)
+        start, end = step, step + stage.steps
+        while step < end:
+            count = min(record_every, end - step)
+            before, at = carry[0], step - start
+            carry, means, first_bad = program(
+                carry, arrays, softened, knobs, index[:, step : step + count], rates[:, at : at + count]
+            )
+            _require_finite(jax.device_get(first_bad), number, step, total, before)
+            step += count
+            record("train", number, step, stage.sparsity, means)
+            if on_progress is not None:
+                on_progress(step, total)
+        paths.append((nnx.to_pure_dict(carry[0]), carry[1]))
+    host = jax.device_get(records)
+    return [_result(graphdef, carry, host, paths, member) for member in range(size)]
+
+
+@functools.lru_cache(maxsize=32)
+def _members(graphdef: Any, optimizer: optax.GradientTransformationExtraArgs, divergence: Any) -> Any:
+    """The compiled scan of all members, the same object for the same arguments: a second run finds it."""
+    objective = _program.distilled(divergence)
+
+    def one(
+        carry: PyTree, arrays: _program.Batch, softened: Array, knobs: PyTree, index: Array, rates: Array
+    ) -> tuple[PyTree, dict[str, Array], Array]:
+        own = {**arrays, "log_targets": softened}
+        return _program.scan_steps(graphdef, optimizer, objective, carry, own, knobs, index, rates)
+
+    return jax.jit(jax.vmap(one, in_axes=(0, None, 0, 0, 0, 0)))
+
+
+@functools.lru_cache(maxsize=32)
+def _judge(graphdef: Any) -> Any:
+    return jax.jit(jax.vmap(functools.partial(_program.evaluate_all, graphdef), in_axes=(0, 0, None, None)))
+
+
+@functools.lru_cache(maxsize=64)
+def _prune_members(score: str, pattern: Any, rate: float) -> Any:
+    return jax.jit(jax.vmap(lambda params, state: _program.prune(params, state, rate, score, pattern)))
+
+
+def _stack(trees: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _require_finite(first_bad: Any, stage: int, step: int, total: int, before: PyTree) -> None:
+    bad = first_bad >= 0
+    if not bad.any():
+        return
+    member = int(bad.argmax())
+    at = step + int(first_bad[member]) + 1
+    raise DivergedError(
+        f"loss of member {member} is not finite in stage {stage}, at step {at} of {total}: lower the "
+        "learning rate, or leave it out",
+        stage=stage,
+        step=at,
+        tensor="loss",
+        params=jax.device_get(jax.tree.map(lambda leaf: leaf[member], nnx.to_pure_dict(before))),
+    )
+
+
+def _knobs(plans: Sequence[Plan], stage: int, dtype: Any) -> tuple[Any, dict[str, Any]]:
+    """The softener of the targets and what the scan asks for, stacked: ``[M]`` arrays, operators of them."""
+    softeners = [
+        plan.operator if isinstance(plan.operator, SofteningOperator) else _program.as_pytree(plan.operator)
+        for plan in plans
+    ]
+    stacked = _stack([jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), op) for op in softeners])
+    numbers = ("temperature", "alpha", "scale")
+    own = [{name: getattr(plan.stages[stage], name) for name in numbers} for plan in plans]
+    stacked_numbers = {name: jnp.asarray([o[name] for o in own], dtype) for name in numbers}
+    return stacked, {"operator": stacked if plans[0].soften_student else None, **stacked_numbers}
+
+
+def _require_one_program(
+    students: Sequence[nnx.Module], teachers: Sequence[Any], plans: Sequence[Plan], seeds: Sequence[int]
+) -> None:
+    size = len(students)
+    if size == 0:
+        raise ValueError("students is empty: give at least one member")
+    for argument, given in (("teachers", teachers), ("plans", plans), ("seeds", seeds)):
+        if len(given) != size:
+            raise ValueError(f"{argument} has {len(given)} entries for {size} students; give one a member")
+
+    if plans[0].score != "magnitude":
+        raise ValueError(
+            f"score of the plans is {plans[0].score}; run_many prunes by magnitude, run does all"
+        )
+
+    if plans[0].teacher != "original" or any(stage.may_end_early for stage in plans[0].stages):
+        raise ValueError(
+            "plans whose stages end early, or whose teacher is the stage before, cannot share one program; "
+            "run their members one by one"
+        )
+
+    def shape(model: nnx.Module) -> Any:
+        graphdef, params, rest = _program.split(model)
+        return graphdef, jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (params, rest))
+
+    for member, (student, plan) in enumerate(zip(students, plans, strict=True)):
+        if shape(student) != shape(students[0]):
+            raise ValueError(
+                f"students[{member}] has another architecture than students[0]; run it by itself"
+            )
+        for field in ("score", "pattern", "soften_student", "divergence", "teacher"):
+            if getattr(plan, field) != getattr(plans[0], field):
+                raise ValueError(f"plans[{member}] has another {field} than plans[0]; members share it")
+        for field in ("steps", "sparsity"):
+            if [getattr(s, field) for s in plan.stages] != [getattr(s, field) for s in plans[0].stages]:
+                raise ValueError(
+                    f"plans[{member}] has other {field} of stages than plans[0]; members share them"
+                )
+        family: Any = jax.tree.structure(plans[0].operator)
+        if jax.tree.structure(plan.operator) != family:
+            raise ValueError(
+                f"plans[{member}] has operator {plan.operator_name}, plans[0] {plans[0].operator_name}: only "
+                "the real hyper-parameters of one family may differ; call run_many once a family"
+            )
+
+
+def _result(graphdef: Any, carry: PyTree, host: list[Any], paths: list[PyTree], member: int) -> Result:
+    params, rest, _ = jax.tree.map(lambda leaf: leaf[member], carry)
+    history, tally = [], None
+    for row, means, tallies in host:
+        tally = jax.tree.map(lambda leaf: leaf[member], tallies)
+        history.append(history_row(row, {name: mean[member] for name, mean in means.items()}, tally))
+    assert tally is not None  # there is a row for the start
+    own = [jax.tree.map(lambda leaf: leaf[member], stage) for stage in paths]
+    path, rests = ([stage[part] for stage in own] for part in (0, 1))
+    return Result(nnx.merge(graphdef, params, rest), history, path, rests, tally)

@@ -1,0 +1,113 @@
+"""Many runs in one program against each of them alone, and what cannot share a program."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from sparsekd_jax import distill, operators, sparsity
+from tests.distill.test_loop import Blobs, mlp
+
+RNG = np.random.default_rng(1)
+LABELS = RNG.integers(0, 3, 90).astype(np.int32)
+INPUTS = (RNG.normal(size=(3, 4))[LABELS] * 2 + RNG.normal(size=(90, 4))).astype(np.float32)
+BLOBS = Blobs(INPUTS[:60], LABELS[:60], INPUTS[60:], LABELS[60:])
+SETTINGS = {"optimizer": optax.adam(1e-2), "batch_size": 16, "record_every": 6}
+
+
+def plan(**changes):
+    settings = {"sparsity": 0.6, "num_stages": 2, "total_steps": 20, "temperature": 2.0, "alpha": 0.3}
+    return distill.stages(**{**settings, **changes})
+
+
+PLANS = [
+    plan(operator=operators.lawless.LabelSmoothing(0.1), scale=1.0),
+    plan(operator=operators.lawless.LabelSmoothing(0.4), temperature=[5.0, 3.0], scale=3.0),
+    plan(operator=operators.lawless.LabelSmoothing(0.0), alpha=0.0, scale=2.0),
+]
+
+
+def test_each_member_is_the_run_it_stands_for():
+    students, teachers, seeds = [mlp(1), mlp(2), mlp(3)], [mlp(4), mlp(5), mlp(6)], (7, 8, 9)
+    together = distill.run_many(students, teachers, BLOBS, PLANS, seeds=seeds, **SETTINGS)
+    for one, student, teacher, own, seed in zip(together, students, teachers, PLANS, seeds, strict=True):
+        alone = distill.run(student, teacher, BLOBS, own, seed=seed, **SETTINGS)
+        # Batched products round differently in float32; 20 steps of Adam at 1e-2 carry 1e-7 to about 1e-5.
+        for got, wanted in zip(jax.tree.leaves(one.path), jax.tree.leaves(alone.path), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
+            np.testing.assert_array_equal(np.asarray(got) == 0, np.asarray(wanted) == 0)
+        assert [row["step"] for row in one.history] == [row["step"] for row in alone.history]
+        for got, wanted in zip(one.history, alone.history, strict=True):
+            assert got.keys() == wanted.keys()
+            assert got["nll"] == pytest.approx(wanted["nll"], abs=1e-5)
+        assert one.final.mean_nll == pytest.approx(alone.final.mean_nll, abs=1e-5)
+        logits = [np.asarray(result.student(INPUTS[:5])) for result in (one, alone)]
+        np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
+
+
+def test_members_that_swap_their_seeds_differ():
+    """The twin: the comparison above would see a member that got its neighbour's batches."""
+    same = {"students": [mlp(1)] * 2, "teachers": [mlp(4)] * 2, "data": BLOBS, "plans": plan()}
+    first, second = distill.run_many(**same, seeds=(7, 8), **SETTINGS)
+    worst = max(
+        np.abs(np.asarray(a) - np.asarray(b)).max()
+        for a, b in zip(jax.tree.leaves(first.path[-1]), jax.tree.leaves(second.path[-1]), strict=True)
+    )
+    assert worst > 2e-3
+
+
+def test_a_second_call_compiles_nothing():
+    from sparsekd_jax.distill import _program, many
+
+    same = {"students": [mlp(1)] * 2, "teachers": [mlp(4)] * 2, "data": BLOBS}
+    distill.run_many(**same, plans=plan(), seeds=(7, 8), **SETTINGS)
+    wrapped = _program.sparsified(SETTINGS["optimizer"], sparsity.is_kernel)
+    program = many._members(nnx.split(mlp(1), nnx.Param, ...)[0], wrapped, "forward-kl")
+    before = program._cache_size()
+    assert before > 0
+    distill.run_many(**same, plans=plan(temperature=3.0, alpha=0.1), seeds=(1, 2), **SETTINGS)
+    assert program._cache_size() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"students": []}, "students is empty"),
+        ({"seeds": (1,)}, "seeds has 1 entries for 2 students"),
+        ({"teachers": [mlp(1)]}, "teachers has 1"),
+        (
+            {"students": [mlp(1), nnx.Linear(4, 3, rngs=nnx.Rngs(0))]},
+            r"students\[1\] has another architecture",
+        ),
+        ({"plans": [plan(), plan(total_steps=30)]}, r"plans\[1\] has other steps"),
+        ({"plans": [plan(), plan(sparsity=0.5)]}, r"plans\[1\] has other sparsity"),
+        ({"plans": [plan(), plan(pattern="layer")]}, r"plans\[1\] has another pattern"),
+        ({"plans": [plan(), plan(operator="mixture")]}, "once a family"),
+        ({"plans": plan(teacher="previous")}, "the stage before, cannot share one program"),
+        ({"plans": plan(patience=2)}, "end early, .* one by one"),
+        ({"batch_size": 61}, r"batch_size must lie in \[1, 60\]"),
+    ],
+)
+def test_what_cannot_share_a_program_is_named(change, message):
+    given = {"students": [mlp(1), mlp(2)], "teachers": [mlp(3), mlp(4)], "plans": plan(), "seeds": (1, 2)}
+    with pytest.raises(ValueError, match=message):
+        distill.run_many(data=BLOBS, **{**SETTINGS, **given, **change})
+
+
+def test_batches_are_not_taken_for_their_first():
+    given = {"students": [mlp(1)], "teachers": [mlp(3)], "plans": plan(), "seeds": (1,)}
+    batches = distill.Batches([], BLOBS.test_inputs, BLOBS.test_labels)
+    with pytest.raises(ValueError, match="run_many needs arrays in memory: run the members one by one"):
+        distill.run_many(data=batches, **{**SETTINGS, **given})
+
+
+def test_a_diverging_member_is_named():
+    broken = dataclasses.replace(BLOBS, train_inputs=np.full_like(BLOBS.train_inputs, np.nan))
+    teachers = [np.zeros((60, 3), np.float32)] * 2
+    with pytest.raises(distill.DivergedError, match="member 0 is not finite in stage 1, at step 1 of") as met:
+        distill.run_many([mlp(1), mlp(2)], teachers, broken, plan(), seeds=(1, 2), **SETTINGS)
+    assert (met.value.stage, met.value.step, met.value.tensor) == (1, 1, "loss")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(met.value.params))
