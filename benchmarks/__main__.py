@@ -47,45 +47,35 @@ def main(
     # jax loads here, after the mistakes that need no jax to see.
     from benchmarks import axiom_checks, fused_loss, machine, operators, reading, target_cache, training
 
-    families = tuple(only) if only else operators.FAMILIES
     console = Console()
     found = machine.describe()
     console.print(machine.sentence(found), highlight=False)
     result: dict[str, object] = {"machine": found}
+    named = tuple(only) if only else None
+    parts = {
+        What.OPERATORS: (
+            operators,
+            {
+                "shape": (rows, classes),
+                "temperature": temperature,
+                "rounds": rounds,
+                "families": named or operators.FAMILIES,
+            },
+        ),
+        What.LOSSES: (fused_loss, {}),
+        What.AXIOMS: (axiom_checks, {"only": named}),
+        What.TRAINING: (training, {}),
+        What.READING: (reading, {}),
+        What.CACHE: (target_cache, {}),
+    }
     with console.status("") as status:
-        if what in (What.OPERATORS, What.ALL):
-            timed = operators.measure(
-                shape=(rows, classes),
-                temperature=temperature,
-                rounds=rounds,
-                families=families,
-                progress=status.update,
-            )
-            result["operators"] = timed
-            console.print(operators.table(timed))
-        if what in (What.LOSSES, What.ALL):
-            lost = fused_loss.measure(progress=status.update)
-            result["losses"] = lost
-            console.print(fused_loss.table(lost))
-        if what in (What.AXIOMS, What.ALL):
-            checked = axiom_checks.measure(
-                only=tuple(only) if only else None,
-                progress=lambda label: status.update(f"checking {label}"),
-            )
-            result["axioms"] = checked
-            console.print(axiom_checks.table(checked))
-        if what in (What.TRAINING, What.ALL):
-            trained = training.measure(progress=lambda label: status.update(f"training: {label}"))
-            result["training"] = trained
-            console.print(training.table(trained))
-        if what in (What.READING, What.ALL):
-            read = reading.measure(progress=lambda label: status.update(f"reading: {label}"))
-            result["reading"] = read
-            console.print(reading.table(read))
-        if what in (What.CACHE, What.ALL):
-            stored = target_cache.measure(progress=lambda label: status.update(f"cache: {label}"))
-            result["cache"] = stored
-            console.print(target_cache.table(stored))
+        for name, (part, options) in parts.items():
+            if what in (name, What.ALL):
+                measured = part.measure(
+                    **options, progress=lambda label, n=name: status.update(f"{n}: {label}")
+                )
+                result[name] = measured
+                console.print(part.table(measured))
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         console.print(f"Numbers: {json_path}", soft_wrap=True)

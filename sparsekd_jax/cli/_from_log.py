@@ -7,7 +7,7 @@ from typing import Any
 from sparsekd_jax.cli._arguments import refuse
 
 
-def distil(log: Path, tail: str, k: int, out: Path, chosen: dict[str, Any]) -> None:
+def distil(log: Path, tail: str, k: int, out: Path, chosen: dict[str, Any], *, resume: bool) -> None:
     """Read the log, train a student a seed, and write numbers, plan, history and weights.
 
     Args:
@@ -16,8 +16,10 @@ def distil(log: Path, tail: str, k: int, out: Path, chosen: dict[str, Any]) -> N
         k: entries of a position.
         out: the folder of what is written.
         chosen: fields of `studies.teacher_logs.LogSettings`.
+        resume: go on with the students that a killed run left in ``out``.
     """
     from dataclasses import asdict
+    from shutil import rmtree
 
     from flax import nnx
     from rich.console import Console
@@ -45,14 +47,16 @@ def distil(log: Path, tail: str, k: int, out: Path, chosen: dict[str, Any]) -> N
         refuse("--teacher-log", f"{log} cannot be read ({error.strerror})")
     except ValueError as error:
         refuse("--teacher-log", str(error))
-    out.mkdir(parents=True, exist_ok=True)
     console = Console()
     values, history = [], []
     with console.status("") as status:
         for seed in range(settings.seeds):
             status.update(f"seed {seed}: {settings.steps} steps")
+            kept = {"checkpoint_dir": out / "checkpoints" / f"seed-{seed}", "resume": resume}
             try:
-                result = teacher_logs.student_from(revealed, arrays, settings, seed, tail=tail)
+                result = teacher_logs.student_from(revealed, arrays, settings, seed, tail=tail, **kept)
+            except distill.CheckpointError as error:
+                refuse("--resume" if resume else "--out", str(error))
             except TypeError as error:
                 refuse("--operator", str(error))
             except ValueError as error:
@@ -75,6 +79,7 @@ def distil(log: Path, tail: str, k: int, out: Path, chosen: dict[str, Any]) -> N
     (out / "plan.json").write_text(plan.to_json() + "\n", encoding="utf-8")
     rows = [json.dumps(row, allow_nan=False) + "\n" for row in history]
     (out / "history.jsonl").write_text("".join(rows), encoding="utf-8")
+    rmtree(out / "checkpoints")  # all that they held is written
     seeds = "1 seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
     console.print(
         f"{metric.title}: {metric.show_interval(interval)} ({seeds}, {100 * settings.sparsity:g} % zeros)",

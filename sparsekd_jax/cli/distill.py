@@ -94,13 +94,8 @@ def distill(
     out = Path("out", data) if out is None else out
     require_folder(out)
     if teacher_log is not None and tail is not None and top is not None:
-        for option, flag in (
-            ("--config", config),
-            ("--teacher-steps", teacher_steps),
-            ("--resume", resume or None),
-            ("--restart", restart or None),
-        ):
-            if flag is not None:
+        for option, given_too in (("--config", config), ("--teacher-steps", teacher_steps)):
+            if given_too is not None:
                 refuse(option, "says nothing of a student of --teacher-log; leave it out")
         names = _operator_names(operator or ["power"])
         if len(names) > 1:
@@ -115,7 +110,8 @@ def distill(
             "steps": steps,
         }
         said = {name: value for name, value in numbers.items() if value is not None}
-        distil(teacher_log, tail, top, out, {"data": data, "operator": names[0], **said})
+        resume = _what_is_left(out / "checkpoints", resume, restart)
+        distil(teacher_log, tail, top, out, {"data": data, "operator": names[0], **said}, resume=resume)
         return
     require_plots()
 

@@ -15,7 +15,7 @@ from sparsekd_jax.distill.divergences import Divergence, get_divergence, kl_from
 from sparsekd_jax.distill.losses import Operator, WeightedSum, _scale_exponent
 from sparsekd_jax.distill.target_losses import require_tail_policy
 from sparsekd_jax.operators import PowerTransform
-from sparsekd_jax.operators.base import SofteningOperator, _broadcast_temperature
+from sparsekd_jax.operators.base import SofteningOperator, broadcast_temperature
 from sparsekd_jax.targets import PADDING, Dense, Samples, Softened, TopK, soften
 
 
@@ -137,7 +137,7 @@ def linear_distillation_loss(
 
     t = _per_row(temperature, "temperature", batch, dtype)
     if isinstance(operator, SofteningOperator):
-        _broadcast_temperature(operator, temperature, batch, dtype)  # refuses what is out of its range
+        broadcast_temperature(operator, temperature, batch, dtype)  # refuses what is out of its range
     w = _require_weights(weights, batch, dtype)
     live, share = w != 0, _per_row(alpha, "alpha", batch, dtype)
     if not simplex.is_traced(alpha):

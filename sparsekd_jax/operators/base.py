@@ -306,7 +306,7 @@ def sum_beside_top(centred: Array, weight: Array) -> Array:
 def _apply(entry: str, op: SofteningOperator, x: ArrayLike, temperature: ArrayLike) -> Array:
     x = jnp.asarray(x)
     compute_dtype = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
-    t = _broadcast_temperature(op, temperature, x.shape[:-1], compute_dtype)
+    t = broadcast_temperature(op, temperature, x.shape[:-1], compute_dtype)
     q, converged = _run(entry, op, x, t)
     if converged is not None:
         checkify.debug_check(converged.all(), "softening: a root was not found")
@@ -328,7 +328,7 @@ def apply_unchecked(entry: str, op: SofteningOperator, x: Array, temperature: Ar
     return _compute(entry, op, x, temperature[:, None])[0]
 
 
-def _broadcast_temperature(
+def broadcast_temperature(
     op: SofteningOperator, temperature: ArrayLike, batch: tuple[int, ...], dtype: Any
 ) -> Array:
     """T in the compute dtype, ``[*batch, 1]``: Python, numpy and jax scalars then share one trace."""

@@ -206,13 +206,13 @@ def run(
     plans = {name: {m: settings.plan(name, m) for m in settings.methods} for name in settings.operators}
     early = any(stage.may_end_early for own in plans.values() for p in own.values() for stage in p.stages)
     arrays = workload.load(VALIDATION_SIZE if early else 0.0)
-    teachers = _adamw(
+    teachers = adamw(
         settings.teacher_learning_rate,
         settings.weight_decay,
         settings.teacher_warmup,
         settings.teacher_steps,
     )
-    optimizer = _adamw(settings.learning_rate, settings.weight_decay)
+    optimizer = adamw(settings.learning_rate, settings.weight_decay)
     common: dict[str, Any] = {"batch_size": settings.batch_size, "record_every": settings.record_every}
     per_seed = settings.teacher_steps + len(settings.operators) * len(settings.methods) * settings.steps
     total = per_seed * settings.num_seeds
@@ -308,10 +308,10 @@ def run(
 
 
 @functools.cache
-def _adamw(
+def adamw(
     learning_rate: float, weight_decay: float, warmup: int = 0, steps: int = 0
 ) -> optax.GradientTransformation:
-    # One object for all runs of these settings: they then share their compiled scans.
+    """AdamW, one object for all runs of these settings: they then share their compiled scans."""
     rate: Any = learning_rate
     if warmup:
         rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(warmup, steps - 1), steps)

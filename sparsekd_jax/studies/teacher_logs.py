@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax  # type: ignore[import-untyped]
-from flax import nnx
-from jaxtyping import Float
 
 from sparsekd_jax import data, distill, operators, targets
+from sparsekd_jax.distill.loop import teacher_logits
+from sparsekd_jax.studies.distillation import Settings, adamw
 from sparsekd_jax.studies.workloads import WORKLOADS, Workload
 from sparsekd_jax.targets import readers
 
@@ -58,29 +57,28 @@ class LogSettings:
             total_steps=self.steps,
             alpha=0.0,
             soften_student=False,
+            decay=Settings.of_data(self.data).decay,
         )
 
 
-def write_log(path: str | Path, log_probs: Float[np.ndarray, "n *L V"], k: int) -> None:
-    """The k likeliest tokens of every position as a log of the completions form, one record a row.
+def write_log(path: str | Path, revealed: targets.TopK) -> None:
+    """Top-k targets as a log of the completions form, one record a row.
 
     Args:
         path: the file.
-        log_probs: ``[n, V]``, or ``[n, L, V]`` of sequences, in nats.
-        k: entries of a position.
+        revealed: batch shape ``[n]``, or ``[n, L]`` of sequences; every entry observed.
     """
-    rows = np.asarray(log_probs).reshape(len(log_probs), -1, np.shape(log_probs)[-1])
+    k = revealed.ids.shape[-1]
+    rows = [np.asarray(x).reshape(len(x), -1, k).tolist() for x in (revealed.ids, revealed.log_probs)]
     with Path(path).open("w", encoding="utf-8") as file:
-        for row in rows:
-            order = np.argsort(-row, axis=-1, kind="stable")[:, :k]
-            tops = [
-                {f"token_id:{i}": float(x) for i, x in zip(ids, values[ids], strict=True)}
-                for ids, values in zip(order, row, strict=True)
-            ]
+        for ids, log_probs in zip(*rows, strict=True):
+            tokens = [[f"token_id:{i}" for i in position] for position in ids]
             logprobs = {
-                "tokens": [next(iter(top)) for top in tops],
-                "token_logprobs": [next(iter(top.values())) for top in tops],
-                "top_logprobs": tops,
+                "tokens": [position[0] for position in tokens],
+                "token_logprobs": [position[0] for position in log_probs],
+                "top_logprobs": [
+                    dict(zip(*both, strict=True)) for both in zip(tokens, log_probs, strict=True)
+                ],
             }
             file.write(json.dumps({"choices": [{"index": 0, "logprobs": logprobs}]}) + "\n")
 
@@ -123,18 +121,17 @@ def student_from(
         seed: of its parameters and of the order of the data.
         **options: of `distill.run`, such as ``tail``.
     """
-    workload = WORKLOADS[settings.data]
-    chosen = {**_DEFAULTS, **workload.defaults}
+    usual = Settings.of_data(settings.data)
     return distill.run(
-        workload.build(chosen["model"], seed),
+        usual.workload.build(usual.model, seed),
         teacher,
         arrays,
         settings.plan(),
-        optimizer=_adamw(chosen["learning_rate"], chosen["weight_decay"]),
-        where=workload.where,
+        optimizer=adamw(usual.learning_rate, usual.weight_decay),
+        where=usual.workload.where,
         seed=2 * seed + 1,
-        batch_size=chosen["batch_size"],
-        record_every=min(100, settings.steps),
+        batch_size=usual.batch_size,
+        record_every=min(usual.record_every, settings.steps),
         **options,
     )
 
@@ -156,24 +153,26 @@ def run(
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     say = on_progress or (lambda _: None)
-    workload = WORKLOADS[settings.data]
+    usual = Settings.of_data(settings.data)
+    workload = usual.workload
     arrays = workload.load(0.0)
-    chosen = {**_DEFAULTS, **workload.defaults}
-    metric = workload.metrics[0]
     values: dict[str, list[float]] = {name: [] for name in (FULL, *settings.tails)}
     for seed in range(settings.seeds):
         say(f"seed {seed}: teacher")
         teacher = distill.fit(
-            workload.build(chosen["model"], 100 + seed),
+            workload.build(usual.model, 100 + seed),
             arrays,
             steps=settings.teacher_steps,
-            optimizer=_adamw(chosen["teacher_learning_rate"], chosen["weight_decay"]),
+            optimizer=adamw(
+                usual.teacher_learning_rate, usual.weight_decay, usual.teacher_warmup, settings.teacher_steps
+            ),
             seed=2 * seed,
-            batch_size=chosen["batch_size"],
-            record_every=min(200, settings.teacher_steps),
+            batch_size=usual.batch_size,
+            record_every=settings.teacher_steps,
         ).student
         log = Path(folder, f"teacher-{seed}.jsonl")
-        write_log(log, _log_probs(teacher, arrays), settings.k)
+        logits = teacher_logits(teacher, jnp.asarray(arrays.train_inputs), jnp.asarray(arrays.train_labels))
+        write_log(log, targets.top_k(jax.nn.log_softmax(logits, axis=-1), settings.k))
         revealed = read_log(log, arrays, settings.k)
         for name in values:
             say(f"seed {seed}: {name}")
@@ -182,7 +181,7 @@ def run(
             values[name].append(score(own, workload))
     return {
         "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
-        "metric": metric.key,
+        "metric": workload.metrics[0].key,
         "rows": [_row(name, own, values[FULL]) for name, own in values.items()],
     }
 
@@ -205,32 +204,6 @@ def markdown(result: dict[str, Any]) -> str:
         difference = "–" if row["tail"] == FULL else metric.show_interval(row["difference"], "+")
         lines.append(f"| {row['tail']} | {metric.show_interval(row['mean'])} | {difference} |")
     return "\n".join(lines) + "\n"
-
-
-_DEFAULTS = {
-    "batch_size": 128,
-    "learning_rate": 1e-3,
-    "teacher_learning_rate": 1e-3,
-    "weight_decay": 1e-4,
-}
-_OPTIMIZERS: dict[tuple[float, float], optax.GradientTransformation] = {}
-
-
-def _adamw(rate: float, decay: float) -> optax.GradientTransformation:
-    # One object for equal settings: runs that share it share their compiled scans.
-    return _OPTIMIZERS.setdefault((rate, decay), optax.adamw(rate, weight_decay=decay))
-
-
-def _log_probs(teacher: nnx.Module, arrays: data.Arrays) -> np.ndarray:
-    model = nnx.clone(teacher)
-    model.eval()
-    forward = nnx.jit(lambda model, x: jax.nn.log_softmax(model(x), axis=-1))
-    size = 256
-    parts = [
-        np.asarray(forward(model, jnp.asarray(arrays.train_inputs[i : i + size])))
-        for i in range(0, len(arrays.train_inputs), size)
-    ]
-    return np.concatenate(parts)
 
 
 def _row(name: str, values: Sequence[float], full: Sequence[float]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from sparsekd_jax.targets import _lists
 from sparsekd_jax.targets._lists import PADDING as PADDING
 
 
-def _static() -> Any:
+def static_field() -> Any:
+    """A field of a registered dataclass that is no leaf."""
     return dataclasses.field(metadata={"static": True})
 
 
@@ -75,7 +76,7 @@ class TopK:
     log_probs: Float[Array, "*batch k"]
     tail_mass: Float[Array, "*batch"]
     num_ranked: Int[Array, "*batch"]
-    vocab_size: int = _static()
+    vocab_size: int = static_field()
 
     @classmethod
     def observed(
@@ -178,7 +179,7 @@ class Samples:
     ids: Int[Array, "*batch n"]
     weights: Float[Array, "*batch n"]
     num_draws: Int[Array, "*batch"]
-    vocab_size: int = _static()
+    vocab_size: int = static_field()
 
     @classmethod
     def from_counts(cls, counts: Int[ArrayLike, "*batch V"]) -> Self:

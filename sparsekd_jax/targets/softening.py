@@ -12,9 +12,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from sparsekd_jax import simplex
 from sparsekd_jax._numerics import at_least_float32, row_sum
 from sparsekd_jax.operators import ConvergenceError, ConvexMixture, PowerTransform, TsallisSoftening
-from sparsekd_jax.operators.base import SofteningOperator, _broadcast_temperature
+from sparsekd_jax.operators.base import SofteningOperator, broadcast_temperature
 from sparsekd_jax.operators.power import tempered
-from sparsekd_jax.targets.revealed import Dense, Samples, Target, TopK, _static, require_consistent
+from sparsekd_jax.targets.revealed import Dense, Samples, Target, TopK, require_consistent, static_field
 
 _OPERATOR_ERROR = {"float64": (0.0, 1e-12), "float32": (2e-6, 0.0)}
 """What an operator promises (`SofteningOperator`): absolute error of q, and relative by max(1, |log q|)."""
@@ -48,8 +48,8 @@ class Softened:
     tail_lower: Float[Array, "*batch"]
     tail_upper: Float[Array, "*batch"]
     num_unseen: Int[Array, "*batch"]
-    vocab_size: int = _static()
-    ratios_known: bool = _static()
+    vocab_size: int = static_field()
+    ratios_known: bool = static_field()
 
 
 def soften(
@@ -101,7 +101,7 @@ def soften(
     require_consistent(target)
     values = target.weights if isinstance(target, Samples) else target.log_probs
     dtype = at_least_float32(values.dtype)
-    t = _broadcast_temperature(op, temperature, target.batch_shape, dtype)[..., 0]
+    t = broadcast_temperature(op, temperature, target.batch_shape, dtype)[..., 0]
     bounded = jnp.ones(t.shape, bool) if type(op) is PowerTransform else t >= 1
     if not simplex.is_traced(t):
         simplex.refuse(

@@ -1,4 +1,4 @@
-"""The fused loss against closed forms in float64 and the plain losses; its memory; what it refuses."""
+"""The fused loss against closed forms in float64 and the plain losses; its memory."""
 
 import dataclasses
 import functools
@@ -9,20 +9,29 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import log_softmax, rel_entr
+from scipy.special import log_softmax
 
 from sparsekd_jax import operators, targets
-from sparsekd_jax._numerics import at_least_float32
-from sparsekd_jax.distill import JensenShannon, LinearLogits, distillation_loss, linear_distillation_loss
+from sparsekd_jax.distill import LinearLogits, distillation_loss, linear_distillation_loss
 from sparsekd_jax.distill import _fused_program as program
 from sparsekd_jax.distill.losses import weighted_sum
 from sparsekd_jax.distill.target_losses import target_divergence
+from tests.distill.fused_problem import (
+    DIVERGENCES,
+    MIXTURE,
+    POWER,
+    D,
+    N,
+    V,
+    close,
+    fused,
+    jit,
+    problem,
+    reference,
+    wide,
+)
 
-POWER, MIXTURE = operators.get("power"), operators.get("mixture")
-N, D, E, V = 13, 5, 7, 29
-DIVERGENCES = {"forward-kl": "forward-kl", "reverse-kl": "reverse-kl", "js-0.3": JensenShannon(0.3)}
 x64 = pytest.mark.usefixtures("x64")
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(autouse=True)
@@ -30,74 +39,6 @@ def small_pieces(monkeypatch):
     """Blocks of 3 rows and tiles of 8 columns: at these sizes each loop has several turns and a remainder."""
     monkeypatch.setattr(program, "_BLOCK", 3 * V)
     monkeypatch.setattr(program, "_TILE", 8 * D)
-
-
-def problem(seed=0, n=N, d=D, e=E, v=V, dtype=np.float64):
-    rng = np.random.default_rng(seed)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape) * shape[0] ** -0.25, dtype)  # noqa: E731
-    student = LinearLogits(draw(n, d), draw(d, v), draw(v))
-    teacher = LinearLogits(draw(n, e), draw(e, v), draw(v))
-    labels = jnp.asarray(rng.integers(0, v, n))
-    weights = jnp.asarray(rng.integers(0, 4, n) / 2, at_least_float32(jnp.dtype(dtype)))
-    return student, teacher, labels, weights
-
-
-def wide(logits):
-    """The three arrays as float64, and the logits they stand for."""
-    h, w, b = (np.asarray(x).astype(np.float64) for x in jax.tree.leaves(logits))
-    return h, w, h @ w + b
-
-
-def reference(student, teacher, labels, weights, temperature, alpha, name, soften_student, scale=None):
-    """Mean and its gradients by hidden states, matrix and bias, from closed forms in numpy."""
-    (h, matrix, z), (_, _, zt) = wide(student), wide(teacher)
-    own = temperature if soften_student else 1.0
-    scale = (temperature**2 if soften_student else 1.0) if scale is None else scale
-    log_p, log_q, log_s = (log_softmax(x, axis=-1) for x in (zt / temperature, z / own, z))
-    p, q = np.exp(log_p), np.exp(log_q)
-    if name == "forward-kl":
-        terms, by_log_q = rel_entr(p, q), -p
-    elif name == "reverse-kl":
-        terms, by_log_q = rel_entr(q, p), q * (log_q - log_p)
-    else:
-        beta = DIVERGENCES[name].beta
-        m = beta * p + (1 - beta) * q
-        terms = beta * rel_entr(p, m) + (1 - beta) * rel_entr(q, m)
-        by_log_q = (1 - beta) * q * np.log(q / m)
-    soft = (by_log_q - q * by_log_q.sum(-1, keepdims=True)) / own
-    onehot = np.eye(z.shape[-1])[np.asarray(labels)]
-    losses = (1 - alpha) * scale * terms.sum(-1) - alpha * (onehot * log_s).sum(-1)
-    w = np.asarray(weights, np.float64) / np.asarray(weights, np.float64).sum()
-    slope = w[:, None] * ((1 - alpha) * scale * soft + alpha * (np.exp(log_s) - onehot))
-    return (w * losses).sum(), (slope @ matrix.T, h.T @ slope, slope.sum(0))
-
-
-@functools.cache
-def fused(name="forward-kl", soften_student=True, chunk_size=5):
-    def mean(student, teacher, labels, weights, temperature, alpha):
-        return linear_distillation_loss(
-            student,
-            teacher,
-            labels,
-            operator=POWER,
-            temperature=temperature,
-            alpha=alpha,
-            soften_student=soften_student,
-            divergence=DIVERGENCES[name],
-            weights=weights,
-            chunk_size=chunk_size,
-        ).mean
-
-    return jit(jax.value_and_grad(mean))
-
-
-def close(ours, theirs, tolerance):
-    """1e-5·max(value, 1 nat) and 1e-5 in relative norm, with ``tolerance`` in place of 1e-5."""
-    (value, gradients), (expected, slopes) = ours, theirs
-    gaps = [abs(float(value) - expected) / max(expected, 1.0)]
-    for gradient, slope in zip(jax.tree.leaves(gradients), slopes, strict=True):
-        gaps.append(np.linalg.norm(np.asarray(gradient, np.float64) - slope) / np.linalg.norm(slope))
-    return max(gaps) < tolerance
 
 
 @x64
@@ -445,60 +386,3 @@ def test_it_is_differentiable_once_in_reverse_by_the_student():
     for second in (jax.hessian(by_bias), jax.grad(lambda b: jax.grad(by_bias)(b).sum())):
         with pytest.raises(TypeError, match="no second derivatives"):
             jax.eval_shape(second, student.bias)
-
-
-BAD = [
-    ({"temperature": 0.0}, ValueError, "temperature"),
-    ({"temperature": np.ones(3)}, ValueError, r"temperature has shape \(3,\)"),
-    ({"alpha": 0.5, "labels": None}, ValueError, "labels are needed"),
-    ({"alpha": 1.5}, ValueError, "alpha, is 1.5"),
-    ({"labels": np.full(N, V)}, ValueError, r"labels, row 0: is 29, no class in \[0, 29\)"),
-    ({"labels": np.zeros(N)}, ValueError, "whole numbers"),
-    ({"weights": -np.ones(N)}, ValueError, "weights, row 0: is -1.0"),
-    ({"weights": np.ones(3)}, ValueError, "weights has shape"),
-    ({"chunk_size": 0}, ValueError, "chunk_size"),
-    ({"divergence": "kl"}, ValueError, "unknown divergence"),
-    ({"tail": "uniform"}, ValueError, "leave tail out"),
-    ({"operator": lambda p, t: p}, ValueError, "gradient_scale is not known"),
-]
-
-
-@pytest.mark.parametrize(("changed", "error", "words"), BAD)
-def test_bad_arguments_are_refused_with_a_remedy(changed, error, words):
-    student, teacher, labels, _ = problem(14, dtype=np.float32)
-    arguments = {"labels": labels, "operator": POWER, "temperature": 2.0, "alpha": 0.3, **changed}
-    with pytest.raises(error, match=words):
-        linear_distillation_loss(student, teacher, **arguments)
-
-
-def test_bad_targets_are_refused_with_a_remedy():
-    student, teacher, _, weights = problem(15, dtype=np.float32)
-    options = {"operator": POWER, "temperature": 2.0}
-    loss = functools.partial(linear_distillation_loss, **options)
-    logits = teacher.hidden @ teacher.matrix
-    seen = targets.top_k(jax.nn.log_softmax(logits), 3)
-    drawn = targets.Samples.from_counts(np.ones((N, V), int))
-    for target, error, words in [
-        (logits, TypeError, "Dense.from_logits"),
-        (targets.Dense(logits), ValueError, "target, row 0: sums to .* Dense.from_logits"),
-        (targets.Dense(logits[:3]), ValueError, r"target has rows \(3,\)"),
-        (targets.Dense(logits[:, 1:]), ValueError, "over 28 tokens"),
-        (dataclasses.replace(teacher, matrix=teacher.matrix.T), ValueError, "transpose"),
-        (seen, ValueError, "say what its unseen tokens are"),
-    ]:
-        with pytest.raises(error, match=words):
-            loss(student, target)
-    with pytest.raises(TypeError, match="biased"):
-        loss(student, drawn, tail="uniform")
-    with pytest.raises(ValueError, match="forward-kl"):
-        loss(student, seen, tail="uniform", divergence="reverse-kl")
-    with pytest.raises(ValueError, match="soften_student=False"):
-        linear_distillation_loss(student, seen, operator=MIXTURE, temperature=2.0, tail="uniform")
-    with pytest.raises(ValueError, match="twice"):
-        loss(student, dataclasses.replace(seen, ids=jnp.zeros_like(seen.ids)), tail="uniform")
-    with pytest.raises(TypeError, match="share one floating dtype"):
-        loss(dataclasses.replace(student, matrix=student.matrix.astype(jnp.bfloat16)), teacher)
-    with pytest.raises(ValueError, match="without rows"):
-        loss(dataclasses.replace(student, hidden=student.hidden[:0]), teacher)
-    nothing = loss(student, teacher, weights=jnp.zeros_like(weights))
-    assert float(nothing.numerator) == float(nothing.denominator) == 0

@@ -1,10 +1,6 @@
-"""Caches come back bit for bit; what was altered, killed or meant for another teacher is refused in words."""
+"""Caches come back bit for bit; what is meant for another teacher is refused in words."""
 
-import json
 import pickle
-import resource
-import shutil
-import subprocess
 import sys
 import types
 
@@ -17,70 +13,10 @@ import pytest
 import scipy.special
 from absl import flags
 
-from sparsekd_jax import _durable
 from sparsekd_jax.targets import Dense, Samples, TopK, cache
 from sparsekd_jax.targets.cache import columns
-from sparsekd_jax.targets.cache.manifest import NAME
 from sparsekd_jax.targets.cache.writer import Writer
-
-WHOSE = {"teacher": "bytes-2M", "tokenizer": "tok-1", "data": "text-1"}
-V = 300
-
-
-def topk(rows, k=6, vocab_size=V, seed=0, ragged=True):
-    """Rows of a Dirichlet teacher; where ragged, some lists are shorter than k, and one is empty."""
-    draw = np.random.default_rng(seed)
-    probs = draw.dirichlet(np.full(vocab_size, 0.3), size=rows)
-    ids = np.argsort(-probs, axis=-1)[:, :k].astype(np.int32)
-    log_probs = np.log(np.take_along_axis(probs, ids, -1)).astype(np.float32)
-    length = draw.integers(1, k + 1, rows) if ragged else np.full(rows, k)
-    length[rows // 2] = 0 if ragged else k
-    padding = np.arange(k) >= length[:, None]
-    log_probs[padding], ids[padding] = -np.inf, -1
-    tail = np.clip(1 - np.exp(log_probs.astype(np.float64)).sum(-1), 0, 1).astype(np.float32)
-    return TopK(ids, log_probs, tail, length.astype(np.int32), vocab_size)
-
-
-def samples(rows, vocab_size=V):
-    counts = np.random.default_rng(1).multinomial(7, np.full(vocab_size, 1 / vocab_size), size=rows)
-    ids = np.argsort(-counts, axis=-1, kind="stable")[:, :7].astype(np.int32)
-    seen = np.take_along_axis(counts, ids, -1)
-    weights = (seen / 7).astype(np.float32)
-    return Samples(np.where(seen > 0, ids, -1), weights, np.full(rows, 7, np.int32), vocab_size)
-
-
-def dense(rows, vocab_size=10):
-    logits = np.random.default_rng(2).normal(size=(rows, vocab_size)).astype(np.float32)
-    logits[0, 3] = -np.inf
-    return Dense.from_logits(logits)
-
-
-def assert_same(found, wanted):
-    assert type(found) is type(wanted)
-    assert found.vocab_size == wanted.vocab_size
-    for here, there in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_array_equal(here, there, strict=True)
-
-
-def part(target, rows):
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], target)
-
-
-def sequences(target, length):
-    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape((-1, length, *leaf.shape[1:])), target)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A cache of five shards, the last of them short."""
-    folder = tmp_path_factory.mktemp("cache") / "whole"
-    cache.write_targets(folder, topk(130), shard_rows=30, **WHOSE)
-    return folder
-
-
-@pytest.fixture
-def spoilt(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / "spoilt")
+from tests.targets.cached import WHOSE, V, assert_same, contents, dense, part, samples, sequences, topk
 
 
 @pytest.mark.parametrize("target", [topk(70), topk(70, vocab_size=70_000), samples(70), dense(70)])
@@ -222,76 +158,6 @@ def test_grain_workers(whole):
     assert rows == sorted(tuple(row) for row in topk(130).log_probs.tolist())
 
 
-def contents(folder):
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-def killed(folder, kills, seed):
-    command = [sys.executable, "-m", "tests.targets.kill_writer", str(folder), str(kills), str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert contents(folder / "killed") == contents(folder / "whole")
-    return int(done.stdout)
-
-
-def test_a_killed_writer_leaves_a_shorter_cache_and_resumes(tmp_path):
-    assert killed(tmp_path, 3, seed=0) >= 1
-
-
-@pytest.mark.nightly
-def test_a_writer_killed_twenty_times(tmp_path):
-    assert killed(tmp_path, 20, seed=1) >= 10
-
-
-@pytest.mark.parametrize("place", ["partial shard", "shard without manifest", "partial manifest"])
-def test_what_a_kill_leaves_half_done_is_cleaned(place, whole, tmp_path):
-    """The three states between two manifests, each made by hand."""
-    folder, target = tmp_path / "cut", topk(130)
-    writer = Writer(folder, cache.Provenance(**WHOSE), shard_rows=30)
-    writer.append(part(target, slice(0, 75)))  # and then it is forgotten
-    stray = {
-        "partial shard": ".shard-00002.parquet",
-        "shard without manifest": "shard-00002.parquet",
-        "partial manifest": f".{NAME}",
-    }[place]
-    (folder / stray).write_bytes(b"half")
-    assert_same(cache.open_cache(folder, verify="open").read(), part(target, slice(0, 60)))
-    assert not cache.describe(folder).complete
-    with Writer(folder, cache.Provenance(**WHOSE), resume=True, shard_rows=30) as writer:
-        assert not (folder / stray).exists()
-        assert writer.rows == 60
-        writer.append(part(target, slice(60, 130)))
-    assert contents(folder) == contents(whole)
-
-
-def test_a_full_disk_spoils_nothing(tmp_path):
-    """A real limit on the size of files, reached inside a shard."""
-    target = topk(4000, ragged=False)
-    writer = Writer(tmp_path, cache.Provenance(**WHOSE), shard_rows=100)
-    writer.append(part(target, slice(0, 100)))
-    before, limits = contents(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
-    try:
-        with pytest.raises(
-            cache.CacheError, match=r"could not be written .*holds the 100 rows .*resume=True"
-        ):
-            writer.append(part(target, slice(100, 300)))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert contents(tmp_path) == before
-    with pytest.raises(ValueError, match="closed"):
-        writer.append(target)
-    with Writer(tmp_path, cache.Provenance(**WHOSE), resume=True) as writer:
-        writer.append(part(target, slice(100, 300)))
-    assert_same(cache.open_cache(tmp_path).read(), part(target, slice(0, 300)))
-
-
-def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(cache.CacheError, match=r"cannot be written .*choose another directory"):
-        Writer(tmp_path / "file", cache.Provenance(**WHOSE))
-
-
 def test_a_cache_is_not_overwritten_or_resumed_by_another(whole, spoilt):
     with pytest.raises(cache.CacheError, match=r"holds a cache of 130 rows: pass resume=True"):
         cache.write_targets(whole, topk(3), **WHOSE)
@@ -422,26 +288,6 @@ def test_rows_that_are_not_there(whole):
         cache.open_cache(whole, verify="never")
 
 
-@pytest.mark.parametrize("verify", ["lazily", "open"])
-def test_a_flipped_byte_is_named_and_the_other_shards_still_read(verify, spoilt):
-    shard = spoilt / "shard-00002.parquet"
-    flip(shard, 100)
-    says = r"shard-00002.parquet is not as written: its checksum differs; restore it"
-    if verify == "open":
-        with pytest.raises(cache.CacheError, match=says):
-            cache.open_cache(spoilt, verify="open")
-    else:
-        reader = cache.open_cache(spoilt)
-        assert_same(reader.rows(range(60)), part(topk(130), slice(0, 60)))
-        for _ in range(2):  # not only the first time
-            with pytest.raises(cache.CacheError, match=says):
-                reader[75]
-    found = cache.describe(spoilt)
-    assert not found.ok
-    assert len(found.faults) == 1
-    assert "shard-00002" in found.faults[0]
-
-
 def test_a_description_has_it_all(whole):
     found = cache.describe(whole)
     assert found.ok
@@ -451,115 +297,6 @@ def test_a_description_has_it_all(whole):
     assert [shard.rows for shard in found.shards] == [30, 30, 30, 30, 10]
     assert found.bytes == sum(file.stat().st_size for file in whole.iterdir())
     assert found.bytes_per_token == found.bytes / 130
-
-
-def test_another_schema_version_is_refused(spoilt):
-    record = json.loads((spoilt / NAME).read_text())
-    del record["digest"]
-    record["version"] = 2
-    (spoilt / NAME).write_text(json.dumps({**record, "digest": _durable.seal(record)}, indent=1) + "\n")
-    with pytest.raises(cache.CacheError, match=r"schema version 2, this library reads 1"):
-        cache.open_cache(spoilt)
-
-
-def test_every_byte_of_the_manifest_counts(spoilt):
-    """Whitespace too: there is one text for a manifest."""
-    honest = (spoilt / NAME).read_bytes()
-    for text in (honest.replace(b"\n ", b"\n\t", 1), honest + b" ", honest.replace(b"topk", b"t\\u006fpk")):
-        assert json.loads(text) == json.loads(honest)
-        (spoilt / NAME).write_bytes(text)
-        with pytest.raises(cache.CacheError, match="not as written"):
-            cache.open_cache(spoilt)
-
-
-def flip(path, at, mask=0x10):
-    content = bytearray(path.read_bytes())
-    content[at] ^= mask
-    put(path, content)
-
-
-def put(path, content):
-    """Replace a file by a new one; some file systems wait for the disk where one is written over."""
-    path.unlink(missing_ok=True)
-    path.write_bytes(content)
-
-
-def mutate(folder, draw):
-    """Change one cache in one way; returns what was done."""
-    shards = sorted(folder.glob("shard-*"))
-    file = draw.choice([*shards, folder / NAME])
-    content = bytearray(file.read_bytes())
-    what = draw.choice(["flip", "cut", "append", "swap", "delete", "edit", "zero"])
-    if what == "flip":
-        flip(file, draw.integers(len(content)), 1 << int(draw.integers(8)))
-    elif what == "cut":
-        put(file, content[: draw.integers(len(content))])
-    elif what == "append":
-        put(file, content + draw.bytes(int(draw.integers(1, 20))))
-    elif what == "zero":
-        at, size = draw.integers(len(content)), draw.integers(1, 64)
-        content[at : at + size] = bytes(len(content[at : at + size]))
-        put(file, content)
-    elif what == "swap":
-        one, other = draw.choice(shards, 2, replace=False)
-        first, second = one.read_bytes(), other.read_bytes()
-        put(one, second)
-        put(other, first)
-    elif what == "delete":
-        file.unlink()
-    else:
-        record = json.loads((folder / NAME).read_text())
-        field = draw.choice(sorted(record))
-        record[field] = [None, 0, -1, "x", [], {}, 7.5, True][draw.integers(8)]
-        if draw.integers(2):  # a forger who seals what he wrote
-            del record["digest"]
-            record["digest"] = _durable.seal(record)
-        put(folder / NAME, (json.dumps(record, indent=1) + "\n").encode())
-        what = f"edit {field} to {record[field]!r}"
-    return what
-
-
-def outcome(folder, verify):
-    """What is read, or what is said."""
-    try:
-        return cache.open_cache(folder, verify=verify, **WHOSE).read()
-    except cache.CacheError as error:
-        return str(error)
-
-
-def test_a_thousand_mutated_caches(spoilt):
-    """A clear error or the right rows; of 1,000 none crashes, and none gives other numbers."""
-    draw, target, honest, refused = np.random.default_rng(4), topk(130), contents(spoilt), 0
-    for number in range(1000):
-        done = mutate(spoilt, draw)
-        found = outcome(spoilt, ("lazily", "open")[number % 2])
-        if isinstance(found, str):
-            refused += 1
-            assert str(spoilt) in found
-        else:
-            assert contents(spoilt) == honest or done.startswith("edit"), done
-            try:
-                assert_same(found, target)
-            except AssertionError as error:
-                raise AssertionError(done) from error
-        for name, content in honest.items() - contents(spoilt).items():
-            put(spoilt / name, content)
-    assert refused > 900
-
-
-def test_without_checksums_the_fuzz_would_notice(spoilt, monkeypatch):
-    """A reader that trusts its files gives other numbers without a word."""
-    monkeypatch.setattr("sparsekd_jax.targets.cache.manifest.Shard.verify", lambda shard, folder: None)
-    one, other = (spoilt / f"shard-0000{i}.parquet" for i in (0, 1))
-    manifest = (spoilt / NAME).read_text()
-    sizes = [str(file.stat().st_size) for file in (one, other)]
-    one.write_bytes(other.read_bytes())
-    record = json.loads(manifest)
-    record["shards"][0]["bytes"] = int(sizes[1])
-    del record["digest"]
-    (spoilt / NAME).write_text(json.dumps({**record, "digest": _durable.seal(record)}, indent=1) + "\n")
-    found = outcome(spoilt, "open")
-    assert (found.ids[:30] == topk(130).ids[30:60]).all()
 
 
 def test_a_missing_pyarrow_says_what_to_install(whole, monkeypatch):

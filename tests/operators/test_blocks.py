@@ -1,0 +1,72 @@
+"""Large batches go block by block on a CPU: nothing of it may show, in value or derivative."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsekd_jax import operators
+from sparsekd_jax.operators import base
+
+FAMILIES = ("tsallis(0.5)", "tsallis(1.5)", "entropy-projection", "euclidean-entropy-projection")
+ROWS, CLASSES = 23, 7
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    log_p = np.log(rng.dirichlet(np.full(CLASSES, 0.6), ROWS) + 1e-3)
+    t = jnp.asarray(rng.uniform(1, 5, ROWS), jnp.float32)
+    return jax.nn.log_softmax(jnp.asarray(log_p, jnp.float32), axis=-1), t
+
+
+def value_and_slopes(name, log_p, t):
+    operator = operators.parse(name)
+
+    def total(log_p, t):
+        log_q = base.apply_unchecked("log", operator, log_p, t)
+        return jnp.sum(jnp.sin(log_q)), log_q
+
+    (_, log_q), slopes = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(log_p, t)
+    return log_q, *slopes
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_blocks_do_not_show(name, rows, monkeypatch):
+    whole = jax.jit(lambda *x: value_and_slopes(name, *x))(*rows)
+    monkeypatch.setattr(base, "BLOCK", 5 * CLASSES)  # five blocks of four rows, and three rows left
+    taken = []
+    honest = base._block_by_block
+    monkeypatch.setattr(base, "_block_by_block", lambda *x: taken.append(1) or honest(*x))
+    blocked = jax.jit(lambda *x: value_and_slopes(name, *x))(*rows)
+    assert taken
+    for one, other in zip(whole, blocked, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)  # reductions of another shape
+
+
+def test_rows_keep_their_places_and_none_is_left_out(rows, monkeypatch):
+    monkeypatch.setattr(base, "BLOCK", 5 * CLASSES)
+    log_p, t = rows
+    blocked, _ = base._block_by_block(lambda x, t: (x * t, None), log_p, t[:, None])
+    np.testing.assert_array_equal(blocked, log_p * t[:, None])
+
+
+@pytest.mark.parametrize("entry", ["probabilities", "log", "logits"])
+def test_the_slope_in_alpha_at_three_halves_is_that_of_its_neighbours(entry, x64):
+    """The square-root form stands at one α alone: its derivative there is against differences across it."""
+    rng = np.random.default_rng(1)
+    p = jnp.asarray(rng.dirichlet(np.full(6, 2.0), 3))
+    x = p if entry == "probabilities" else jnp.log(p)
+    weight = jnp.asarray(rng.normal(size=(1, 6)))
+
+    @jax.jit
+    def probe(alpha, t):
+        q = base.apply_unchecked(entry, operators.TsallisSoftening(alpha), x, jnp.broadcast_to(t, 3))
+        on = q > -jnp.inf
+        return jnp.sum(jnp.where(on, jnp.where(on, q, 0) * weight, 0))
+
+    slope, h = jax.jit(jax.grad(probe)), 1e-6
+    for t in (0.6, 1.0, 3.0):
+        difference = float((probe(1.5 + h, t) - probe(1.5 - h, t)) / (2 * h))
+        assert float(slope(1.5, t)) == pytest.approx(difference, rel=1e-6, abs=1e-8)
+        assert (abs(difference) > 1e-3) == (t != 1)  # a form that forgot α would give 0
