@@ -71,9 +71,7 @@ def main(
     with console.status("") as status:
         for name, (part, options) in parts.items():
             if what in (name, What.ALL):
-                measured = part.measure(
-                    **options, progress=lambda label, n=name: status.update(f"{n}: {label}")
-                )
+                measured = part.measure(progress=status.update, **options)
                 result[name] = measured
                 console.print(part.table(measured))
     if json_path is not None:

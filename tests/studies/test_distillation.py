@@ -39,7 +39,7 @@ def test_every_seed_operator_and_method_ran(report):
 
 def test_every_operator_gets_its_own_students(report, monkeypatch):
     """The bookkeeping of several operators; what is trained here is the same model each time."""
-    optimizer = distillation._adamw(SMALL.learning_rate, SMALL.weight_decay)  # compiled by the fixture
+    optimizer = distillation.adamw(SMALL.learning_rate, SMALL.weight_decay)  # compiled by the fixture
     model = models.MLP((64, 16, 10), rngs=nnx.Rngs(0))
     trained = distill.fit(model, data.digits(), steps=20, optimizer=optimizer, seed=0, record_every=10)
     asked = []

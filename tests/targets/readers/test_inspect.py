@@ -72,7 +72,7 @@ def test_usage(log, tmp_path):
     ):
         result = run(*arguments)
         assert result.exit_code == 2, result.output
-        assert words in " ".join(result.output.split())
+        assert words in " ".join(result.output.replace("│", " ").split())
 
 
 def test_a_cache_is_told_too_and_a_damaged_shard_is_status_1(tmp_path):
