@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from sparsekd_jax import simplex
@@ -42,7 +43,7 @@ class TsallisSoftening(SofteningOperator):
     d is found by bracketed Newton on a logarithmic unknown, derivatives by the implicit function theorem; at
     α = 3/2, T ≥ 1 it has a closed form.
     Tolerance and errors: see `SofteningOperator`; a root that is not found raises `ConvergenceError`. In
-    float32 with α > 4 and T < 1, Σq − 1 may reach eps^(1/(α − 1)), from classes next to the threshold.
+    float32 with α ≥ 4 and T < 1, Σq − 1 may reach eps^(1/(α − 1)), from classes next to the threshold.
 
     Reference: theory.md section 2; Peters, Niculae & Martins (2019) for α-entmax.
 
@@ -118,7 +119,20 @@ class TsallisSoftening(SofteningOperator):
                 lambda: in_blocks(lambda x, t: half(x, t, r), x, temperature),
             )
 
-        return jax.lax.cond(r == 0.5, at_half, lambda: in_blocks(general, x, temperature))
+        return _either(self._is_half(r), at_half, lambda: in_blocks(general, x, temperature))
+
+    def _is_half(self, r: Array) -> Array | bool:
+        return r == 0.5
+
+    def _is_near_shannon(self, r: Array) -> Array | bool:
+        return jnp.abs(r) < NEAR_SHANNON[r.dtype.name]
+
+    def _to_compile(self, dtype: Any) -> SofteningOperator:
+        if simplex.is_traced(self.alpha) or np.ndim(self.alpha):
+            return self
+        r = np.asarray(self.alpha, dtype) - np.asarray(1, dtype)
+        half, near_shannon = bool(r == 0.5), bool(abs(r) < NEAR_SHANNON[r.dtype.name])
+        return _TsallisOfOneForm(self.alpha, half=half, near_shannon=near_shannon)
 
     def log_counted(
         self, centred: Array, temperature: Array, counts: Array | None = None
@@ -129,16 +143,39 @@ class TsallisSoftening(SofteningOperator):
             log_ref = -log_normalizer(centred)
         else:
             log_ref = -jax.nn.logsumexp(centred, axis=-1, keepdims=True, b=counts)
-        shannon = jnp.abs(r) < NEAR_SHANNON[r.dtype.name]
+        shannon = self._is_near_shannon(r)
         # T = 1 is the identity, exactly, with its derivative in closed form; the roots need T ≠ 1.
         at_one = temperature == 1
         args = (centred, jnp.where(at_one, 2, temperature), log_ref, counts)
-        log_q, converged = jax.lax.cond(
+        log_q, converged = _either(
             shannon,
             lambda: _expm1_form(*args, jnp.where(shannon, r, 0)),
             lambda: _shifted_powers(*args, jnp.where(shannon, 1, r)),
         )
         return jnp.where(at_one, _identity(centred, temperature, log_ref, counts, r), log_q), converged
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _TsallisOfOneForm(TsallisSoftening):
+    """For a call with a known α: the form it takes is no branch of the program, which is a third as large.
+
+    Which α it is stays an argument of the program: all of one form share it.
+    """
+
+    half: bool = dataclasses.field(metadata={"static": True})
+    near_shannon: bool = dataclasses.field(metadata={"static": True})
+
+    def _is_half(self, r: Array) -> bool:
+        return self.half
+
+    def _is_near_shannon(self, r: Array) -> bool:
+        return self.near_shannon
+
+
+def _either(first: Array | bool, one: Callable[[], Any], other: Callable[[], Any]) -> Any:
+    if isinstance(first, bool):
+        return one() if first else other()
+    return jax.lax.cond(first, one, other)
 
 
 # Both forms describe q through a reference point, the one with centred log-probability c = 0: its p is
@@ -267,13 +304,18 @@ def _shifted_powers_at(
     log_rest = jax.nn.log_sigmoid(-jnp.where(warm, 0, unknown))  # log(1 + E) for T < 1
     # log(1 + E e^(−rc)), in the form that does not cancel:
     limit = math.log(jnp.finfo(rc.dtype).max) - 60
-    swamped = -rc > limit  # e^(−rc) overflows: E e^(−rc) dominates for E > 0, truncates for E < 0
-    weight = jnp.exp(jnp.where(swamped, 0, -rc))
+    far = (
+        -rc > limit
+    )  # e^(−rc) may overflow: for E > 0, where it need not dominate, E e^(−rc) is formed in logs
+    swamped = jnp.where(warm, log_size - rc > limit, far)  # it dominates for E > 0, truncates for E < 0
+    weight = jnp.exp(jnp.where(far, 0, -rc))
+    in_logs = jnp.exp(jnp.where(far & ~swamped, log_size - rc, 0))
+    shifted = jnp.where(far, in_logs, shift * weight)  # E e^(−rc)
     # … next to the reference with E near −1, log(1 + E) + log(1 + (e^{rc} − 1)/(1 + E)) − rc
     by_rest = ~warm & (shift < -0.5) & (rc < 1)
-    inner = jnp.where(by_rest, jnp.exp(-log_rest) * jnp.expm1(jnp.where(by_rest, rc, 0)), shift * weight)
+    inner = jnp.where(by_rest, jnp.exp(-log_rest) * jnp.expm1(jnp.where(by_rest, rc, 0)), shifted)
     # What δ adds to it: E δ e^(−rc) for T > 1, and (1 + E) δ e^(−rc) below.
-    fine = delta * jnp.where(by_rest, 1, jnp.where(warm, shift, jnp.exp(log_rest)) * weight)
+    fine = delta * jnp.where(by_rest, 1, jnp.where(warm, shifted, jnp.exp(log_rest) * weight))
     rest = (1 + inner) + fine  # near a threshold the first sum is exact, so δ keeps its digits
     alive = (rest > 0) & ~(swamped & ~warm)
     small = rest < 0.9

@@ -18,8 +18,6 @@ from sparsekd_jax.targets.revealed import Dense, Samples, Target, TopK, require_
 
 _OPERATOR_ERROR = {"float64": (0.0, 1e-12), "float32": (2e-6, 0.0)}
 """What an operator promises (`SofteningOperator`): absolute error of q, and relative by max(1, |log q|)."""
-FLOAT32_ALPHA = 3.0
-"""Tsallis above it misses that promise in float32: measured, 1e-7 up to α = 3.2, 1e-6 at 3.5, 7e-4 at 5."""
 
 
 @jax.tree_util.register_dataclass
@@ -62,7 +60,7 @@ def soften(
     `TopK`: m unseen tokens have the mass r together and at most p_k each, p_k the last *ranked* entry. Bounds
     are extremal at the flat tail (r/m each) and at the most concentrated one (⌊r/p_k⌋ tokens of p_k and the
     rest on one), each softened by the operator itself, equal tokens counted: O(k) numbers, not O(V).
-    Power, any T; Tsallis, T ≥ 1 (in float32 α ≤ 3 only); the mixture, T ≥ 1, exact on observed tokens.
+    Power, any T; Tsallis, T ≥ 1; the mixture, T ≥ 1, exact on observed tokens.
     For entropy projections such bounds do not exist: p = (.4, .2, .095 four times, .02/6 six times), T = 2,
     has a second coordinate .1736, outside [.1745, .1937] of the two tails. They are refused.
 
@@ -84,8 +82,7 @@ def soften(
     Raises:
         TypeError: an operator without a certified bound, or a biased one for `Samples`.
         ValueError: a temperature outside the operator's range, or below 1 where the bound needs T ≥ 1;
-            Tsallis with α > 3 in float32; lists that are not consistent. Traced, NaN and a checkify debug
-            check (of consistency, nothing).
+            lists that are not consistent. Traced, NaN and a checkify debug check (of consistency, nothing).
         ConvergenceError: a root was not found; traced, NaN.
 
     Reference: theory.md section 6.
@@ -112,14 +109,6 @@ def soften(
                 "any T"
             ),
         )
-    if isinstance(op, TsallisSoftening) and dtype == jnp.float32:
-        exact = jnp.asarray(op.alpha, dtype) <= FLOAT32_ALPHA
-        if not simplex.is_traced(exact) and not bool(exact.all()):
-            raise ValueError(
-                f"op is {op.name}; its bounds in float32 end at alpha = {FLOAT32_ALPHA:g}, beyond which the "
-                "root is not accurate enough to certify: use float64 (jax.enable_x64)"
-            )
-        bounded &= exact
     if isinstance(target, Samples):
         softened, converged = _samples(op, target, t), bounded
     else:

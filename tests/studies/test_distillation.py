@@ -271,7 +271,8 @@ def test_the_second_workload_in_small(tmp_path, monkeypatch):
     """Python's manual byte by byte, end to end from the command line, with a small Transformer."""
     monkeypatch.setattr(distillation, "verdict_table", lambda ops: {"laws": [], "rows": [], "notes": []})
     whole = workloads.WORKLOADS["pydoc"]
-    few = {n: getattr(whole.load(0.0), n)[:128] for n in ("train_inputs", "train_labels")}
+    parts = [f"{part}_{what}" for part in ("train", "test") for what in ("inputs", "labels")]
+    few = {part: getattr(whole.load(0.0), part)[:128] for part in parts}
     tiny = {"width": 16, "num_layers": 1, "num_heads": 2, "context": 64}
     small = dataclasses.replace(
         whole,
