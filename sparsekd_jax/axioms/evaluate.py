@@ -52,9 +52,10 @@ class Evaluator:
     def __post_init__(self) -> None:
         self.rows_evaluated = 0
         self.single_precision = False
-        self._native = isinstance(self.operator, SofteningOperator)
         self._compiled: Callable[..., Any] | None = None
-        if self._native:
+        self._argument: SofteningOperator | None = None
+        if isinstance(self.operator, SofteningOperator):
+            self._argument = self.operator.to_compile(np.float64)
             self._compiled = _compiled_kernel()
         else:
             by_row = jax.vmap(self.operator)
@@ -67,7 +68,7 @@ class Evaluator:
     @property
     def has_log(self) -> bool:
         """Whether log-probabilities can be had without underflow."""
-        return self._native
+        return self._argument is not None
 
     @property
     def traceable(self) -> bool:
@@ -110,8 +111,7 @@ class Evaluator:
             # Padding repeats the first rows: well-posed problems, whatever the operator.
             index = start + np.arange(BATCH) % (rows.stop - start)
             with jax.enable_x64(True):  # a setting of the thread
-                operator = self.operator if self._native else None
-                q = compiled(entry, operator, jnp.asarray(x[index]), jnp.asarray(temperature[index]))
+                q = compiled(entry, self._argument, jnp.asarray(x[index]), jnp.asarray(temperature[index]))
                 self._inspect(q, x[index])
                 out[rows] = np.asarray(q, np.float64)[: rows.stop - start]
 

@@ -206,7 +206,7 @@ class SofteningOperator:
     def _from_probabilities(self, p: Array, temperature: Array) -> tuple[Array, Array | None]:
         return self._kernel(centred_log(p), temperature)
 
-    def _to_compile(self, dtype: Any) -> "SofteningOperator":
+    def to_compile(self, dtype: Any) -> "SofteningOperator":
         """What is compiled for a call in ``dtype``; a family may give a form of fewer branches."""
         return self
 
@@ -311,7 +311,7 @@ def _apply(entry: str, op: SofteningOperator, x: ArrayLike, temperature: ArrayLi
     x = jnp.asarray(x)
     compute_dtype = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
     t = broadcast_temperature(op, temperature, x.shape[:-1], compute_dtype)
-    q, converged = _run(entry, op._to_compile(compute_dtype), x, t)
+    q, converged = _run(entry, op.to_compile(compute_dtype), x, t)
     if converged is not None:
         checkify.debug_check(converged.all(), "softening: a root was not found")
         if not simplex.is_traced(converged) and not bool(converged.all()):

@@ -127,7 +127,8 @@ class TsallisSoftening(SofteningOperator):
     def _is_near_shannon(self, r: Array) -> Array | bool:
         return jnp.abs(r) < NEAR_SHANNON[r.dtype.name]
 
-    def _to_compile(self, dtype: Any) -> SofteningOperator:
+    def to_compile(self, dtype: Any) -> SofteningOperator:
+        """The form that a known α takes in ``dtype``."""
         if simplex.is_traced(self.alpha) or np.ndim(self.alpha):
             return self
         r = np.asarray(self.alpha, dtype) - np.asarray(1, dtype)
@@ -304,9 +305,8 @@ def _shifted_powers_at(
     log_rest = jax.nn.log_sigmoid(-jnp.where(warm, 0, unknown))  # log(1 + E) for T < 1
     # log(1 + E e^(−rc)), in the form that does not cancel:
     limit = math.log(jnp.finfo(rc.dtype).max) - 60
-    far = (
-        -rc > limit
-    )  # e^(−rc) may overflow: for E > 0, where it need not dominate, E e^(−rc) is formed in logs
+    # e^(−rc) may overflow: for E > 0, where it need not dominate, E e^(−rc) is formed in logs
+    far = -rc > limit
     swamped = jnp.where(warm, log_size - rc > limit, far)  # it dominates for E > 0, truncates for E < 0
     weight = jnp.exp(jnp.where(far, 0, -rc))
     in_logs = jnp.exp(jnp.where(far & ~swamped, log_size - rc, 0))
