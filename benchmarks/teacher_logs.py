@@ -17,7 +17,7 @@ SETTINGS = {
     "digits": teacher_logs.LogSettings(
         data="digits", k=3, sparsity=0.9, seeds=5, steps=1500, teacher_steps=1000, temperature=4.0
     ),
-    "pydoc": teacher_logs.LogSettings(),
+    "pydoc": teacher_logs.LogSettings(steps=200, teacher_steps=400),
 }
 
 
