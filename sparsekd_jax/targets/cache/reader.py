@@ -139,7 +139,7 @@ class Reader:
             if table.num_rows != rows * of.row_positions:
                 raise ValueError(f"block {block} has {table.num_rows} distributions")
             return _columns.from_table(table, of)
-        # What pyarrow raises for a damaged file, down to an encoding it does not know (ArrowNotImplementedError).
+        # All that pyarrow raises for a damaged file; ArrowNotImplementedError, for an encoding unknown to it.
         except (OSError, ValueError, LookupError, TypeError, NotImplementedError) as error:
             raise of.shards[shard].refused(self.path, f"does not fit the manifest ({error})") from error
 
