@@ -38,11 +38,13 @@ class Terms(NamedTuple):
 
 
 class Differences(NamedTuple):
-    """The terms of ``Risk_dense − Risk_sparse = ΔVar − ΔBias²``."""
+    """The terms of ``Risk_dense − Risk_sparse = ΔVar − ΔBias²``, and the two variances."""
 
     variance: LeftOut
     bias: LeftOut
     advantage: LeftOut
+    variance_dense: LeftOut
+    variance_sparse: LeftOut
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -88,4 +90,6 @@ def differences(sparse: Array, dense: Array, reference: Array, loss: Loss) -> Di
         variance=full.variance.minus(thin.variance),
         bias=thin.bias.minus(full.bias),
         advantage=full.risk.minus(thin.risk),
+        variance_dense=full.variance,
+        variance_sparse=thin.variance,
     )

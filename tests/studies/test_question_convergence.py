@@ -37,7 +37,7 @@ def test_what_is_proved_stands(answer):
     assert all(e.stands is True for e in checked)
     assert answer.verdict.startswith("A 1/n guarantee holds")
     assert answer.settings["rows"] == 60
-    assert answer.describe()["pictures"] == ["rq3-stages"]
+    assert answer.describe()["pictures"] == ["rq3-stages", "rq3-hard-masks", "rq3-rates"]
     assert json.loads(json.dumps(answer.describe(), allow_nan=False))["number"] == answer.number
     assert not jax.config.jax_enable_x64
 
@@ -67,13 +67,26 @@ def test_the_words_are_the_numbers_of_the_tables(answer):
 
 
 def test_the_picture_draws_both_budgets(answer):
-    (picture,) = answer.pictures
+    picture = answer.pictures[0]
     left, right = picture.figure.axes
     assert left.get_ylabel().startswith("distance")
     assert [ax.get_xlabel() for ax in (left, right)] == ["stages n"] * 2
     bounds = [line.get_ydata() for ax in (left, right) for line in ax.lines if line.get_linestyle() == "--"]
     assert (np.diff(bounds[0]) < 0).all()
     assert (np.diff(bounds[1]) > 0).all()
+
+
+def test_the_pictures_draw_every_replicate_and_the_fit_only_where_it_is_decided(answer):
+    _, masks, rates = (picture.figure.axes for picture in answer.pictures)
+    table = next(t for t in answer.tables if t.columns[0] == "stages n")
+    medians = [line.get_ydata() for line in masks[0].lines if line.get_marker() != "None"]
+    np.testing.assert_allclose(medians, np.array([row[1:] for row in table.rows]).T, rtol=0.01)
+    assert len(masks[0].lines) == 2 * (SMALL["subsets"] + 1)
+    assert [len(ax.lines) >= n + 1 for ax, n in zip(rates, (10, 10, 2, 2), strict=True)] == [True] * 4
+    for ax in rates:
+        dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
+        assert len(dashed) == (0 if "undecided" in ax.get_title() else 1)
+    assert ["undecided" in ax.get_title() for ax in rates][2:] == [True, True]
 
 
 def test_half_of_the_bound_is_seen_to_be_exceeded(monkeypatch, x64):
@@ -99,7 +112,7 @@ def test_constants_that_know_the_targets_are_seen(monkeypatch, x64, rows):
 
 def test_a_path_that_does_not_jump_is_no_witness(monkeypatch, x64, rows):
     monkeypatch.setattr(convergence, "path_speed", lambda points: 1.0)
-    (evidence,), _ = convergence.hard_masks(*rows)
+    (evidence,), _, _ = convergence.hard_masks(*rows, rows=30, subsets=2)
     assert evidence.stands is False
 
 

@@ -13,6 +13,7 @@ from sparsekd_jax.studies.questions._digits import OPERATORS, principal_features
 
 SMALL = {
     "rows": 60,
+    "teachers": 2,
     "capacities": (1, 5),
     "fitted": 3,
     "tangent_rows": 10,
@@ -60,10 +61,20 @@ def test_the_words_are_the_numbers_of_the_tables(answer):
 
 
 def test_the_picture_draws_the_gaps_of_the_table(answer):
-    (picture,) = answer.pictures
-    _, right = picture.figure.axes
-    drawn = [f"{line.get_ydata()[0]:.3g}" for line in right.lines]
+    _, right = answer.pictures[0].figure.axes
+    drawn = [f"{line.get_ydata()[0]:.3g}" for line in right.lines if line.get_marker() != "None"]
     assert drawn == [cell.split("→ ")[1] for cell in answer.tables[2].rows[0][1:5]]
+    assert len(right.lines) == 4 * (SMALL["teachers"] + 1), "every teacher and their mean"
+
+
+def test_the_picture_of_networks_draws_every_operator_twice(answer):
+    (axes,) = answer.pictures[1].figure.axes
+    points = [
+        (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() != "None"
+    ]
+    assert points == [(row[2], row[3]) for row in answer.tables[3].rows]
+    (yardstick,) = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+    assert f"{yardstick:.3g}" in answer.evidence[-1].found
 
 
 def test_half_of_the_bound_is_seen_to_be_exceeded(monkeypatch, rows):
@@ -108,7 +119,7 @@ def test_the_same_operator_twice_needs_no_other_temperature(monkeypatch):
 
 def test_the_verdict_follows_the_capacity(answer, rows):
     inputs, p = rows
-    capacity = equivalence.Capacity.measured(p, inputs, (1, 5))
+    capacity = equivalence.Capacity.measured([p], inputs, (1, 5))
     *others, seen, networks = answer.evidence
     for stands, words in ((True, "does hide"), (False, "hardly hides")):
         evidence = [*others, dataclasses.replace(seen, stands=stands), networks]

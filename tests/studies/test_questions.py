@@ -115,6 +115,8 @@ def test_paths_are_measured_under_both_budgets(path_answer):
     assert rows[0][5] == pytest.approx(rows[0][6]), "one shot is one step"
     assert stands(path_answer, "no path is shorter") is True
     assert "at the smallest step looked at" in path_answer.verdict.lower()
+    (axes,) = path_answer.pictures[1].figure.axes
+    assert len(axes.lines) == 2 * (EFFORT.seeds + 1), "every teacher and their mean, for two prune maps"
 
 
 def test_a_measure_that_is_no_metric_is_seen(monkeypatch):

@@ -101,6 +101,28 @@ def test_the_interval_of_a_positive_number_stays_positive():
     assert intervals.with_quantile(nothing, 0.95, positive=True).low == 0
 
 
+def test_the_interval_of_a_difference_is_as_long_as_the_tail_of_chi_squared():
+    """χ²_ν/ν has relative error √(2/ν) and skewness 2√(2/ν); a lognormal that skewed is 5 % longer."""
+    dof, level = 40, 0.95
+    spread = intervals.Spread(1.0, 2 / dof, 1e9)
+    nothing = intervals.Spread(1.0, 0.0, 1e9)
+    estimate = intervals.of_difference(spread, nothing, intervals.Spread(0.0, 2 / dof, 1e9), level)
+    long_tail = stats.chi2(dof).ppf((1 + level) / 2) / dof - 1
+    assert estimate.high == pytest.approx(1.05 * long_tail, rel=0.01)
+    assert estimate.low == -estimate.high
+    student = intervals.with_quantile(intervals.Spread(0.0, 2 / dof, 1e9), level)
+    assert student.high < 0.93 * long_tail
+
+
+def test_the_interval_of_a_difference_without_spread_has_no_width():
+    one, none = intervals.Spread(1.0, 0.5, 4.0), intervals.Spread(0.0, 0.0, 4.0)
+    for difference in (intervals.Spread(0.0, 0.0, 4.0), intervals.Spread(1.0, 0.5, 4.0)):
+        same = intervals.of_difference(one, none, difference, 0.95)
+        assert same == intervals.with_quantile(difference, 0.95)
+    equal = intervals.of_difference(one, one, intervals.Spread(0.0, 0.0, 4.0), 0.95)
+    assert (equal.low, equal.high) == (0, 0)
+
+
 def test_the_bootstrap_is_the_quantiles_of_resampled_statistics():
     values = np.random.default_rng(3).exponential(size=60).astype(np.float32)
     estimate = intervals.percentile_bootstrap(jnp.mean, values, key=jax.random.key(0), resamples=4000)

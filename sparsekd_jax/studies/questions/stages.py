@@ -29,6 +29,8 @@ STATEMENT = (
     "depends on the budget: fixed in total, or fixed a stage."
 )
 BUDGETS = ("total", "stage")
+Moduli = dict[str, list[homotopy.Modulus]]
+"""Of each prune map, one a teacher."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ def answer(
         The answer, with paths and a table.
     """
     effort = effort or (FULL if full else Effort())
-    runs, modulus = _runs(effort, on_progress or (lambda _: None))
+    runs, moduli = _runs(effort, on_progress or (lambda _: None))
     compared = _comparisons(effort, runs)
     worst = max(run.path.chord - run.path.length for run in runs)
     evidence = [
@@ -92,7 +94,7 @@ def answer(
             f"the largest chord minus length of {len(runs)} paths is {worst:.1e}",
             worst < 1e-6,
         ),
-        *_continuity(modulus),
+        *_continuity(moduli),
         *_evidence(effort, compared),
     ]
     hardest = max(effort.sparsities)
@@ -101,7 +103,7 @@ def answer(
         question=QUESTION,
         statement=STATEMENT,
         evidence=evidence,
-        verdict=contradicted(evidence) or _verdict(compared, modulus),
+        verdict=contradicted(evidence) or _verdict(compared, moduli),
         tables=[_table(effort, runs, compared)],
         pictures=[
             Picture(
@@ -116,34 +118,35 @@ def answer(
             ),
             Picture(
                 "prune-continuity",
-                _modulus_figure(modulus),
-                "Modulus of continuity of two prune maps against the step in sparsity.",
+                _modulus_figure(moduli),
+                "Modulus of continuity of two prune maps against the step in sparsity, for each teacher.",
                 "How far the function moves at most when the sparsity rises by h: cutting weights by "
-                "magnitude, and fading the same weights out. A straight line of slope 1 is a Lipschitz map.",
+                f"magnitude, and fading the same weights out, for {effort.seeds} teachers (pale) and their "
+                "geometric means. A straight line of slope 1 is a Lipschitz map.",
             ),
         ],
         settings=dataclasses.asdict(effort),
     )
 
 
-def _runs(effort: Effort, say: Callable[[str], None]) -> tuple[list[_Run], dict[str, homotopy.Modulus]]:
+def _runs(effort: Effort, say: Callable[[str], None]) -> tuple[list[_Run], Moduli]:
     digits = data.digits()
     probes = jnp.asarray(digits.test_inputs)
     optimizer = optax.adamw(1e-3)
     loss = _loss_of(digits, effort)
     runs: list[_Run] = []
-    modulus: dict[str, homotopy.Modulus] = {}
+    moduli: Moduli = {}
     say("teachers")
     teachers = digits_teachers(range(effort.seeds), effort.teacher_steps, effort.hidden, learning_rate=1e-3)
     for seed, teacher in enumerate(teachers):
-        if seed == 0:
-            modulus = _moduli(teacher, probes)
+        for name, modulus in _moduli(teacher, probes).items():
+            moduli.setdefault(name, []).append(modulus)
         for share in effort.sparsities:
             for n in effort.stages:
                 for budget in BUDGETS if n > 1 else BUDGETS[:1]:
                     say(f"seed {seed + 1} of {effort.seeds}: {100 * share:g} % in {_label(n)}")
                     runs.append(_train(effort, digits, teacher, optimizer, loss, share, n, budget, seed))
-    return runs, modulus
+    return runs, moduli
 
 
 def _train(
@@ -282,21 +285,36 @@ def _evidence(effort: Effort, compared: Sequence[dict[str, Any]]) -> list[Eviden
     return evidence
 
 
-def _continuity(modulus: dict[str, homotopy.Modulus]) -> list[Evidence]:
-    cut, fade = modulus["weights cut"], modulus["weights faded"]
+def _continuity(moduli: Moduli) -> list[Evidence]:
+    cut, fade = moduli["weights cut"], moduli["weights faded"]
     return [
         Evidence(
             "measurement",
             "the path of a magnitude prune is continuous in the sparsity",
-            f"at the smallest step, h = {cut.steps[-1]:.1e}, cutting moves the function by "
-            f"{cut.smallest:.1e} and fading by {fade.smallest:.1e}; exponents over the grid "
-            f"{cut.exponent:.2f} and {fade.exponent:.2f}",
+            f"at the smallest step, h = {cut[0].steps[-1]:.1e}, cutting moves the function by "
+            f"{_smallest(cut):.1e} and fading by {_smallest(fade):.1e} (geometric means of {len(cut)} "
+            f"teachers); exponents over the grid {_exponent(cut)} and {_exponent(fade)}",
             None,
         )
     ]
 
 
-def _verdict(compared: Sequence[dict[str, Any]], modulus: dict[str, homotopy.Modulus]) -> str:
+def _smallest(found: Sequence[homotopy.Modulus]) -> float:
+    """Geometric mean of what is left at the smallest step."""
+    return float(np.exp(np.mean(np.log([max(m.smallest, 1e-12) for m in found]))))
+
+
+def _exponent(found: Sequence[homotopy.Modulus]) -> str:
+    exponents = [m.exponent for m in found]
+    if not np.isfinite(exponents).all():
+        return "undefined (a map that does not move at some step)"
+    mean = distill.interval(exponents)
+    if mean.low is None or mean.high is None:
+        return f"{mean.mean:.2f}"
+    return f"{mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
+
+
+def _verdict(compared: Sequence[dict[str, Any]], moduli: Moduli) -> str:
     total = [c for c in compared if c["budget"] == "total"]
     stage = [c for c in compared if c["budget"] == "stage"]
     (up, down), (up_own, down_own) = _wins(total, "gain"), _wins(stage, "gain")
@@ -312,11 +330,11 @@ def _verdict(compared: Sequence[dict[str, Any]], modulus: dict[str, homotopy.Mod
             f"At {100 * easy[0]['sparsity']:g} % zeros no difference is measurable under the fixed total: "
             "“one-shot pruning fails” is not what these data say."
         )
-    cut, fade = modulus["weights cut"], modulus["weights faded"]
+    cut, fade = (_smallest(moduli[name]) for name in ("weights cut", "weights faded"))
     parts.append(
         "The path of functions is a chain of jumps, not a continuous one: at the smallest step looked at a "
-        f"hard mask moves the function {cut.smallest / max(fade.smallest, 1e-12):.0f} times as far as fading."
-        if cut.smallest > 2 * fade.smallest
+        f"hard mask moves the function {cut / fade:.0f} times as far as fading."
+        if cut > 2 * fade
         else "At the smallest step looked at, cutting and fading weights move the function about equally: "
         "the jumps of single weights are small in a network of this size."
     )
@@ -375,15 +393,20 @@ def _points(interval: distill.Interval) -> str:
     return f"{100 * interval.mean:+.2f} [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]"
 
 
-def _modulus_figure(modulus: dict[str, homotopy.Modulus]) -> "Figure":
+def _modulus_figure(moduli: Moduli) -> "Figure":
     import matplotlib as mpl
 
     styles = {"weights cut": ("vermillion", "^"), "weights faded": ("blue", "o")}
     with mpl.rc_context(FIGURE_STYLE):
         drawn, axes = new_figure(5.4, 3.6)
-        for name, found in modulus.items():
+        for name, found in moduli.items():
             colour, marker = styles[name]
-            axes.loglog(found.steps, found.values, marker=marker, color=OKABE_ITO[colour], label=name, lw=1.8)
+            line = {"color": OKABE_ITO[colour]}
+            values = np.stack([m.values for m in found])
+            axes.loglog(found[0].steps, values.T, lw=0.7, alpha=0.4, **line)
+            with np.errstate(divide="ignore"):  # a map that does not move at all is 0 on average too
+                mean = np.exp(np.mean(np.log(values), axis=0))
+            axes.loglog(found[0].steps, mean, marker=marker, label=name, lw=1.8, **line)
         axes.set_xlabel("step h in sparsity")
         axes.set_ylabel("ω(h), Fisher–Rao, radians")
         axes.grid()
