@@ -39,8 +39,8 @@ types: $(VENV)/.extra-dev ## Types (mypy)
 contract: $(VENV)/.extra-dev ## The import arrows of the house (import-linter)
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.extra-bench ## Time operators and axiom checks on this machine
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.extra-bench $(VENV)/.extra-dev ## Time everything on this machine; writes the committed tables
+	$(BIN)/sparsekd bench --json benchmarks/results.json --markdown benchmarks/results.md --figure docs/figures/roofline.svg
 
 docs: $(VENV)/.extra-docs ## Redraw the figures and tables from a run, then build the site strictly
 	$(BIN)/python docs/build_pages.py

@@ -1,1 +1,1 @@
-"""Timings that anyone can rerun: ``python -m benchmarks``, and the ten-seed table of the main job."""
+"""What takes minutes and is committed: numbers of `sparsekd bench`, tables of the workloads and studies."""

@@ -1,39 +1,83 @@
-"""The benchmarks run and say what they measured; how fast anything is, no test asserts."""
+"""`sparsekd bench` runs and says what it measured; how fast anything is, no test asserts."""
 
 import json
 
 import jax
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import axiom_checks, fused_loss, operators, reading, target_cache, training
-from benchmarks.__main__ import app
+import sparsekd_jax as skd
+from sparsekd_jax.bench import (
+    axiom_checks,
+    fused_loss,
+    growth,
+    operators,
+    reading,
+    rivals,
+    target_cache,
+    timing,
+    training,
+)
+from sparsekd_jax.cli import app
 
 
 def test_rounds_are_interleaved():
     order = []
-    times = operators.interleave([lambda: order.append("a"), lambda: order.append("b")], 3, lambda i: None)
+    times = timing.interleave([lambda: order.append("a"), lambda: order.append("b")], 3, lambda i: None)
     assert order == ["a", "b"] * 3
     assert [len(own) for own in times] == [3, 3]
 
 
-def test_operators_are_set_beside_the_baseline(tmp_path):
-    out = tmp_path / "results.json"
-    arguments = ["operators", "--rows", "4", "--classes", "8", "--rounds", "2", "--only", "power"]
-    result = CliRunner().invoke(app, [*arguments, "--json", str(out)], env={"COLUMNS": "120"})
+@pytest.mark.usefixtures("standard_promotion")
+def test_operators_are_set_beside_the_baseline_and_their_rivals(tmp_path):
+    out, markdown = tmp_path / "results.json", tmp_path / "results.md"
+    arguments = ["bench", "operators", "--rows", "16", "--classes", "8", "--rounds", "2", "--only", "power"]
+    arguments += ["--only", "tsallis(1.5)", "--json", str(out), "--markdown", str(markdown)]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "120"})
     assert result.exit_code == 0, result.output
     assert "jax.nn.softmax(z / T)" in result.output
+    assert "jax.nn.softmax(z / T)" in markdown.read_text()
     read = json.loads(out.read_text())
     assert set(read) == {"machine", "operators"}
     assert {"device", "cores", "jax"} <= set(read["machine"])
-    rows = read["operators"]["rows"]
-    assert [(row["operator"], row["entry"]) for row in rows] == [
-        (operators.BASELINE, "logits"),
-        ("power", "logits"),
-        ("power", "probabilities"),
+    (at,) = read["operators"]["shapes"]
+    rows = {(row["operator"], row["entry"]): row for row in at["rows"]}
+    ours = [("power", "logits"), ("power", "probabilities"), ("tsallis(1.5)", "logits")]
+    assert list(rows)[:4] == [(operators.BASELINE, "logits"), *ours]
+    assert ("scipy brentq, row by row (tsallis(1.5))", "probabilities") in rows
+    assert rows[operators.BASELINE, "logits"]["ratio"] == 1
+    for row in at["rows"]:
+        assert row["median_ms"] >= row["min_ms"] >= 0
+        assert row["gb_per_s"] >= 0
+        assert row["normalisation_error"] is None or row["normalisation_error"] < 1e-5
+    assert all(rows[key]["gradient_ratio"] > 0 for key in ours)
+
+
+@pytest.mark.parametrize("name", ["tsallis(1.5)", "entropy-projection"])
+def test_rivals_compute_what_the_operator_does(name):
+    z, p, t = operators.batch((16, 8), 4.0)
+    own = np.asarray(skd.operators.parse(name)(p, t))
+    beside = [r for r in rivals.rivals(*map(np.asarray, (z, p, t))) if r.operator == name]
+    assert beside
+    for rival in beside:
+        np.testing.assert_allclose(rivals.rows_of(rival.call()), own, atol=2e-5)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_growth_has_a_curve_a_cost_and_draws_them():
+    result = growth.measure(sizes=(8, 16), counts=(1, 2), fixed=4, steps=2, rounds=1, families=("power",))
+    found = [(curve["what"], curve["over"]) for curve in result["curves"]]
+    kinds = [growth.COPY, growth.BASELINE, "power"]
+    assert found == [
+        *((kind, "classes") for kind in kinds),
+        *((kind, "rows") for kind in kinds),
+        ("training", "stages"),
+        ("training", "members"),
     ]
-    assert rows[0]["ratio"] == 1
-    assert all(row["median_ms"] >= row["min_ms"] >= 0 and row["normalisation_error"] < 1e-5 for row in rows)
+    assert growth.table(result).row_count == 8
+    left, right = growth.figure(result).axes
+    assert [len(ax.lines) for ax in (left, right)] == [3, 3]
 
 
 def test_checks_are_timed_with_their_outcome():
@@ -102,9 +146,10 @@ def standard_promotion():
         (["everything"], "everything"),
         (["operators", "--classes", "1"], "--classes"),
         (["all", "--json", "no/such/dir/f.json"], "does not exist"),
+        (["operators", "--figure", "f.svg"], "does not measure"),
     ],
 )
 def test_usage_errors_exit_2(arguments, words):
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"})
+    result = CliRunner().invoke(app, ["bench", *arguments], env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"})
     assert result.exit_code == 2, result.output
     assert words in result.output

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from sparsekd_jax.cli.axioms import axioms
+from sparsekd_jax.cli.bench import bench
 from sparsekd_jax.cli.distill import distill
 from sparsekd_jax.cli.targets import targets
 from sparsekd_jax.cli.theory import compare, theory
@@ -16,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (axioms, distill, theory, compare):
+for command in (axioms, distill, theory, compare, bench):
     app.command()(command)
 app.add_typer(targets, name="targets")
 

@@ -36,8 +36,8 @@ def run_many(
     Members share the architecture, the data, the steps and the sparsity of every stage; they may differ in
     initial weights, teacher, seed, temperature, α, scale, learning rate, and the real hyper-parameters of one
     operator family, such as the α of `TsallisSoftening`. Each member gets what `run` would have given it, to
-    the rounding of batched matrix products. What pays on a GPU need not on a CPU: benchmarks/ says from
-    which M.
+    the rounding of batched matrix products. What pays on a GPU need not on a CPU: `sparsekd bench training`
+    says from which M.
 
     Args:
         students: M modules of one architecture; untouched.

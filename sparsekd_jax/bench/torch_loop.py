@@ -14,9 +14,9 @@ def loop(
 ) -> Callable[[], Any] | None:
     """A call that trains once, or None where PyTorch is not installed.
 
-    The same job as `distill.run` has in `benchmarks.training`: the MLP 64-256-256-10, batch 128 from an
-    epoch's shuffle, AdamW, power at T = 4 on both sides with T² and α = 0.1, a prune at the start and one in
-    the middle, magnitudes ranked over all kernels.
+    The same job as `distill.run` has in `bench.training`: the MLP 64-256-256-10, batch 128 from an epoch's
+    shuffle, AdamW, power at T = 4 on both sides with T² and α = 0.1, a prune at the start and one in the
+    middle, magnitudes ranked over all kernels.
 
     Args:
         digits: the data.

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import scipy.special
 from rich.table import Table
@@ -49,10 +50,10 @@ def teacher(rows: int, vocab_size: int, k: int, noise: float, seed: int) -> tupl
     tail = 1 - np.exp(log_probs).sum(-1)
     return (
         TopK(
-            np.concatenate(ids),
-            log_probs.astype(np.float32),
-            tail.astype(np.float32),
-            np.full(rows, k, np.int32),
+            jnp.asarray(np.concatenate(ids)),
+            jnp.asarray(log_probs, jnp.float32),
+            jnp.asarray(tail, jnp.float32),
+            jnp.full(rows, k, jnp.int32),
             vocab_size,
         ),
         log_probs,
@@ -89,7 +90,9 @@ def measure(
             with tempfile.TemporaryDirectory() as folder:
                 cache.write_targets(folder, target, dtype=dtype, teacher="zipf", tokenizer=None, data=None)
                 size = cache.describe(folder).bytes_per_token
-                kl = divergence(exact, cache.open_cache(folder).read())
+                kept = cache.open_cache(folder).read()
+                assert isinstance(kept, TopK)
+                kl = divergence(exact, kept)
             out.append(
                 {
                     "noise": noise,

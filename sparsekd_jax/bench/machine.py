@@ -2,11 +2,10 @@
 
 import os
 import platform
+from importlib import metadata
 from typing import Any
 
 import jax
-
-import sparsekd_jax
 
 
 def describe() -> dict[str, Any]:
@@ -19,7 +18,7 @@ def describe() -> dict[str, Any]:
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "sparsekd_jax": sparsekd_jax.__version__,
+        "sparsekd_jax": metadata.version("sparsekd_jax"),
     }
 
 

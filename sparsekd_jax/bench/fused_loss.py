@@ -11,21 +11,20 @@ that the plain one would have (it is compiled, not run), and the exponents that 
 """
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import optax  # type: ignore[import-untyped]
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from scipy.special import log_softmax
 
-from benchmarks.operators import interleave
 from sparsekd_jax import distill, operators
+from sparsekd_jax.bench.timing import Compiled, compiled, exponent, interleave, ratio
 
 BASELINE, FUSED = "plain: distillation_loss", "fused"
 _T, _ALPHA = 2.0, 0.1
@@ -35,12 +34,12 @@ Arrays = tuple[Any, Any, Any, Any, Any]
 
 def _fused(h: Any, w: Any, ht: Any, wt: Any, y: Any) -> Any:
     student, teacher = distill.LinearLogits(h, w), distill.LinearLogits(ht, wt)
-    options = {"operator": operators.get("power"), "temperature": _T, "alpha": _ALPHA}
+    options: dict[str, Any] = {"operator": operators.get("power"), "temperature": _T, "alpha": _ALPHA}
     return distill.linear_distillation_loss(student, teacher, y, **options).mean
 
 
 def _plain(h: Any, w: Any, ht: Any, wt: Any, y: Any) -> Any:
-    options = {"operator": operators.get("power"), "temperature": _T, "alpha": _ALPHA}
+    options: dict[str, Any] = {"operator": operators.get("power"), "temperature": _T, "alpha": _ALPHA}
     return distill.distillation_loss(h @ w, ht @ wt, y, **options).mean()
 
 
@@ -61,7 +60,8 @@ def _torch(arrays: Arrays) -> Callable[[], Any] | None:
         from torch.nn import functional
     except ImportError:
         return None
-    h, w, ht, wt, y = (torch.from_numpy(np.array(x)) for x in arrays)
+    tensors: list[Any] = [torch.from_numpy(np.array(x)) for x in arrays]
+    h, w, ht, wt, y = tensors
     h.requires_grad_(), w.requires_grad_()
 
     def run() -> Any:
@@ -103,12 +103,9 @@ def _reference(arrays: Arrays, chunk: int = 64) -> tuple[float, tuple[np.ndarray
     return value / n, (by_h / n, by_w / n)
 
 
-def _compile(function: Callable, given: Sequence[Any]) -> tuple[Callable, float, float]:
-    """The program of value and gradients, seconds to compile it, MB of its temporaries."""
-    began = time.perf_counter()
-    compiled = jax.jit(jax.value_and_grad(function, (0, 1))).lower(*given).compile()
-    seconds = time.perf_counter() - began
-    return compiled, round(seconds, 2), round(compiled.memory_analysis().temp_size_in_bytes / 1e6, 4)
+def _compile(function: Callable[..., Any], given: Sequence[Any]) -> Compiled:
+    """The program of value and gradients."""
+    return compiled(jax.value_and_grad(function, (0, 1)), *given)
 
 
 def _errors(found: Any, expected: Any) -> dict[str, float]:
@@ -152,9 +149,9 @@ def measure(
     calls: list[Callable[[], Any]] = []
     for name, function in JITTED.items():
         progress(f"compiling {name}")
-        compiled, seconds, megabytes = _compile(function, arrays)
-        rows.append({"loss": name, "compile_s": seconds, "temporaries_mb": megabytes})
-        calls.append(lambda run=compiled: jax.block_until_ready(run(*arrays)))
+        program = _compile(function, arrays)
+        rows.append({"loss": name, "compile_s": program.seconds, "temporaries_mb": program.temporaries_mb})
+        calls.append(program.call(*arrays))
     rival = _torch(arrays)
     if rival is not None:
         rows.append({"loss": "PyTorch", "compile_s": None, "temporaries_mb": None})
@@ -166,10 +163,9 @@ def measure(
         row |= _errors(call(), exact)
     times = interleave(calls, rounds, lambda i: progress(f"round {i + 1} of {rounds}"))
     for row, own in zip(rows, times, strict=True):
-        ratios = [mine / base for mine, base in zip(own, times[0], strict=True)]
         row["median_ms"] = round(1e3 * statistics.median(own), 1)
         row["min_ms"] = round(1e3 * min(own), 1)
-        row["ratio"] = round(statistics.median(ratios), 3)
+        row["ratio"] = round(ratio(own, times[0]), 3)
         row["temporaries_ratio"] = (
             round(row["temporaries_mb"] / rows[0]["temporaries_mb"], 4) if row["temporaries_mb"] else None
         )
@@ -191,23 +187,23 @@ def _growth(
     for size in vocabularies:
         progress(f"a vocabulary of {size}")
         arrays = _arrays(tokens, width, size)
-        compiled, seconds, megabytes = _compile(_fused, arrays)
-        run = lambda run=compiled, arrays=arrays: jax.block_until_ready(run(*arrays))  # noqa: E731
+        program = _compile(_fused, arrays)
+        run = program.call(*arrays)
         run()
         (own,) = interleave([run], rounds, lambda i: None)
         points.append(
             {
                 "vocab_size": size,
-                "compile_s": seconds,
+                "compile_s": program.seconds,
                 "median_ms": round(1e3 * statistics.median(own), 1),
-                "temporaries_mb": megabytes,
-                "plain_temporaries_mb": _compile(_plain, arrays)[2],
+                "temporaries_mb": program.temporaries_mb,
+                "plain_temporaries_mb": _compile(_plain, arrays).temporaries_mb,
             }
         )
-    v = np.log([point["vocab_size"] for point in points])
+    sizes = [point["vocab_size"] for point in points]
     kinds = ("median_ms", "temporaries_mb", "plain_temporaries_mb")
     fitted = {
-        kind: round(float(np.polyfit(v, np.log([point[kind] for point in points]), 1)[0]), 3)
+        kind: round(exponent(sizes, [point[kind] for point in points]), 3)
         for kind in kinds
         if len(points) > 1
     }

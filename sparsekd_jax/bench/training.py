@@ -22,13 +22,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
+import optax  # type: ignore[import-untyped]
 from flax import nnx
 from rich import box
 from rich.table import Table
 
-from benchmarks import torch_loop
 from sparsekd_jax import data, distill, models, sparsity
+from sparsekd_jax.bench import torch_loop
 
 
 def measure(
@@ -106,7 +106,7 @@ def measure(
         )
     progress("a resume")
     with tempfile.TemporaryDirectory() as folder:
-        where = {"checkpoint_dir": Path(folder) / "run"}
+        where: dict[str, Any] = {"checkpoint_dir": Path(folder) / "run"}
         distill.run(student, teacher, digits, sparse, seed=0, **common, **where)
         resumed = median(
             _seconds(

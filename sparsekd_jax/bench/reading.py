@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from benchmarks.operators import interleave
+from sparsekd_jax.bench.timing import interleave
 from sparsekd_jax.targets import readers
 
 FORMS = ("chat", "completions", "prompt")
@@ -103,7 +103,7 @@ def measure(
             megabytes = path.stat().st_size / 1e6
             calls = [_parse(path, json.loads), _parse(path, orjson.loads), _read(path)]
             interleave(calls, 1, lambda i: None)
-            times = interleave(calls, rounds, lambda i, form=form: progress(f"{form}, round {i + 1}"))  # type: ignore[misc]
+            times = interleave(calls, rounds, lambda i, form=form: progress(f"{form}, round {i + 1}"))
             medians = [statistics.median(own) for own in times]
             for what, median in zip((*BASELINES, READER), medians, strict=True):
                 row = {

@@ -1,0 +1,190 @@
+"""How each cost grows: operators with K and with the batch, training with stages and with the ensemble.
+
+Each curve has at least five points and the exponent that fits them, ``cost ∝ size^exponent``. How the fused
+loss grows with the vocabulary is measured with the losses.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import optax  # type: ignore[import-untyped]
+from flax import nnx
+from rich import box
+from rich.table import Table
+
+from sparsekd_jax import data, distill, models, operators
+from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure
+from sparsekd_jax.bench.operators import BASELINE, COPY, FAMILIES, batch
+from sparsekd_jax.bench.timing import Call, compiled, exponent, interleave
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIZES = (256, 512, 1024, 2048, 4096, 8192)
+COUNTS = (1, 2, 4, 8, 16)
+_FIXED = 1024
+_LOOKS = (("blue", "o"), ("vermillion", "s"), ("sky", "<"), ("green", "^"), ("yellow", ">"), ("purple", "D"))
+
+
+def measure(
+    *,
+    sizes: Sequence[int] = SIZES,
+    counts: Sequence[int] = COUNTS,
+    fixed: int = _FIXED,
+    steps: int = 200,
+    rounds: int = 5,
+    temperature: float = 4.0,
+    families: Iterable[str] = FAMILIES,
+    progress: Callable[[str], None] = lambda label: None,
+) -> dict[str, Any]:
+    """Time every operator over K and over rows, from p, and training over stages and members.
+
+    Args:
+        sizes: K, and rows, of each point.
+        counts: stages, and members of an ensemble, of each point.
+        fixed: rows while K grows, and K while rows grow.
+        steps: of each stage, and of a member.
+        rounds: interleaved rounds of a curve.
+        temperature: T of most rows.
+        families: names as `operators.parse` reads them.
+        progress: called with what is about to run.
+
+    Returns:
+        ``{"fixed", "rounds", "steps", "curves"}``; a curve has ``what``, ``over`` ("classes", "rows",
+        "stages" or "members"), ``sizes``, ``ms`` and ``exponent``.
+    """
+    named = tuple(families)
+    curves: list[dict[str, Any]] = []
+    for over in ("classes", "rows"):
+        points: dict[str, list[float]] = {}
+        for size in sizes:
+            progress(f"operators, {size} {over}")
+            shape = (fixed, size) if over == "classes" else (size, fixed)
+            for name, ms in _operators(shape, temperature, named, rounds).items():
+                points.setdefault(name, []).append(ms)
+        curves += [_curve(name, over, sizes, ms) for name, ms in points.items()]
+    progress("training over stages and members")
+    curves += _training(counts, steps, rounds)
+    return {"fixed": fixed, "rounds": rounds, "steps": steps, "curves": curves}
+
+
+def _operators(
+    shape: tuple[int, int], temperature: float, families: Sequence[str], rounds: int
+) -> dict[str, float]:
+    z, p, t = batch(shape, temperature)
+    calls: dict[str, Call] = {
+        COPY: compiled(lambda x: x + 1, z).call(z),
+        BASELINE: compiled(lambda z, t: jax.nn.softmax(z / t[:, None], axis=-1), z, t).call(z, t),
+    }
+    for name in families:
+        operator = operators.parse(name)
+        calls[operator.name] = compiled(operator, p, t).call(p, t)
+    interleave(list(calls.values()), 1)  # the warm-up
+    times = interleave(list(calls.values()), rounds)
+    return {name: 1e3 * statistics.median(own) for name, own in zip(calls, times, strict=True)}
+
+
+def _training(counts: Sequence[int], steps: int, rounds: int) -> list[dict[str, Any]]:
+    digits, optimizer = data.digits(), optax.adamw(1e-3)
+    teacher = _network(100)
+
+    def stages(n: int) -> Call:
+        schedule = "one-shot" if n == 1 else "cubic"
+        plan = distill.stages(sparsity=0.9, num_stages=n, steps_per_stage=steps, schedule=schedule)
+        return lambda: distill.run(_network(0), teacher, digits, plan, optimizer=optimizer, seed=0)
+
+    def members(m: int) -> Call:
+        plan = distill.stages(sparsity=0.9, num_stages=1, steps_per_stage=steps, schedule="one-shot")
+        return lambda: distill.run_many(
+            [_network(i) for i in range(m)], [teacher] * m, digits, plan, optimizer=optimizer, seeds=range(m)
+        )
+
+    curves = []
+    for over, call in (("stages", stages), ("members", members)):
+        calls = [call(n) for n in counts]
+        interleave(calls, 1)  # the warm-up, compilation included
+        times = interleave(calls, rounds)
+        curves.append(_curve("training", over, counts, [1e3 * statistics.median(own) for own in times]))
+    return curves
+
+
+def _network(seed: int) -> nnx.Module:
+    return models.MLP((64, 128, 10), rngs=nnx.Rngs(seed))
+
+
+def _curve(what: str, over: str, sizes: Sequence[int], ms: Sequence[float]) -> dict[str, Any]:
+    fitted = round(exponent(sizes, ms), 2) if len(sizes) > 1 else None
+    return {
+        "what": what,
+        "over": over,
+        "sizes": list(sizes),
+        "ms": [round(x, 3) for x in ms],
+        "exponent": fitted,
+    }
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The exponents, with the first and the last point."""
+    out = Table(
+        title=f"Growth: the other size {result['fixed']}, {result['rounds']} interleaved rounds; ms",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    out.add_column("cost of", no_wrap=True)
+    out.add_column("over", no_wrap=True)
+    for head in ("from", "to", "ms", "ms", "exponent"):
+        out.add_column(head, justify="right", no_wrap=True)
+    for curve in result["curves"]:
+        ends = (curve["sizes"][0], curve["sizes"][-1])
+        times = (f"{curve['ms'][0]:.2f}", f"{curve['ms'][-1]:.1f}")
+        fitted = "–" if curve["exponent"] is None else f"{curve['exponent']:.2f}"
+        out.add_row(curve["what"], curve["over"], *map(str, ends), *times, fitted)
+    return out
+
+
+def figure(result: dict[str, Any]) -> "Figure":
+    """The roofline: time of every operator against K and against rows, above the copy that none can beat.
+
+    Args:
+        result: what `measure` returned.
+
+    Returns:
+        A matplotlib figure, log-log; the legend gives the exponent over K and over rows.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context(FIGURE_STYLE):
+        drawn, axes = new_figure(9.2, 4.8, ncols=2)
+        for ax, over, title in (
+            (axes[0], "classes", f"{result['fixed']:,} rows"),
+            (axes[1], "rows", f"{result['fixed']:,} classes"),
+        ):
+            curves = [curve for curve in result["curves"] if curve["over"] == over]
+            looks = iter([*_LOOKS, ("orange", "v")])
+            for curve in curves:
+                style: dict[str, Any] = {"lw": 1.6, "ms": 5}
+                if curve["what"] == COPY:
+                    style |= {"color": "#5a6675", "ls": ":"}
+                elif curve["what"] == BASELINE:
+                    style |= {"color": "black", "ls": "--"}
+                else:
+                    colour, style["marker"] = next(looks, ("black", "x"))
+                    style["color"] = OKABE_ITO[colour]
+                ax.plot(curve["sizes"], curve["ms"], label=curve["what"], **style)
+            ax.set_xscale("log", base=2)
+            ax.set_yscale("log")
+            ticks = curves[0]["sizes"]
+            ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
+            ax.set_xticks([], minor=True)
+            ax.set_xlabel(over)
+            ax.set_title(title, fontsize=10.5, color="#1c2430")
+            ax.grid(axis="y")
+            ax.set_axisbelow(True)
+        axes[0].set_ylabel("ms a call")
+        handles, labels = axes[0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    return drawn

@@ -1,0 +1,112 @@
+"""``sparsekd bench``: time what the library does on this machine, beside what one would use instead."""
+
+import enum
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparsekd_jax.cli._arguments import refuse, require_plots
+
+
+class What(enum.StrEnum):
+    """What can be measured."""
+
+    OPERATORS = "operators"
+    GROWTH = "growth"
+    LOSSES = "losses"
+    AXIOMS = "axioms"
+    TRAINING = "training"
+    READING = "reading"
+    CACHE = "cache"
+    ALL = "all"
+
+
+def bench(
+    what: Annotated[What, typer.Argument(help="What to measure.")] = What.ALL,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the tables here.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Also draw the growth here, such as F.svg.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows of the operators' batch; both shapes by default.")
+    ] = None,
+    classes: Annotated[int, typer.Option(min=2, help="Classes of that batch.")] = 1024,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of the operators.")] = 7,
+    temperature: Annotated[float, typer.Option(min=1.0, help="T of the operators, from 1 up.")] = 4.0,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Operator to time, by name or label; repeat for several.")
+    ] = None,
+) -> None:
+    """Time operators, losses, axiom checks, training and reading, beside what one would use instead.
+
+    Medians of interleaved rounds in one run, compilation apart. PyTorch and the entmax package take part
+    where they are installed (`pip install 'sparsekd_jax[bench]'`).
+    """
+    for option, path in (("--json", json_path), ("--markdown", markdown), ("--figure", figure)):
+        if path is not None and not path.parent.is_dir():
+            refuse(option, f"the directory {path.parent} does not exist")
+    if figure is not None:
+        if what not in (What.GROWTH, What.ALL):
+            refuse("--figure", f"it draws the growth, which `sparsekd bench {what.value}` does not measure")
+        require_plots()
+    # jax loads here, after the mistakes that need no jax to see.
+    from rich.console import Console
+
+    from sparsekd_jax.bench import (
+        axiom_checks,
+        fused_loss,
+        growth,
+        machine,
+        operators,
+        reading,
+        target_cache,
+        training,
+    )
+
+    console = Console()
+    found = machine.describe()
+    console.print(machine.sentence(found), highlight=False)
+    result: dict[str, Any] = {"machine": found}
+    families = tuple(only) if only else operators.FAMILIES
+    common = {"temperature": temperature, "rounds": rounds, "families": families}
+    shapes = operators.SHAPES if rows is None else ((rows, classes),)
+    parts: dict[What, tuple[Any, dict[str, Any]]] = {
+        What.OPERATORS: (operators, {"shapes": shapes, **common}),
+        What.GROWTH: (growth, common),
+        What.LOSSES: (fused_loss, {}),
+        What.AXIOMS: (axiom_checks, {"only": tuple(only) if only else None}),
+        What.TRAINING: (training, {}),
+        What.READING: (reading, {}),
+        What.CACHE: (target_cache, {}),
+    }
+    tables = []
+    with console.status("") as status:
+        for name, (part, options) in parts.items():
+            if what in (name, What.ALL):
+                measured = part.measure(progress=status.update, **options)
+                result[name.value] = measured
+                tables.append(part.table(measured))
+                console.print(tables[-1])
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        console.print(f"Numbers: {json_path}", soft_wrap=True)
+    if markdown is not None:
+        markdown.write_text(_as_markdown(machine.sentence(found), tables), encoding="utf-8")
+        console.print(f"Tables: {markdown}", soft_wrap=True)
+    if figure is not None:
+        growth.figure(result[What.GROWTH.value]).savefig(figure, bbox_inches="tight")
+        console.print(f"Figure: {figure}", soft_wrap=True)
+
+
+def _as_markdown(machine: str, tables: list[Any]) -> str:
+    from io import StringIO
+
+    from rich.console import Console
+
+    plain = Console(file=StringIO(), width=110, force_terminal=False, color_system=None)
+    for table in tables:
+        plain.print(table)
+    assert isinstance(plain.file, StringIO)
+    text = "\n".join(line.rstrip() for line in plain.file.getvalue().splitlines())
+    return f"Made by `sparsekd bench` on {machine}.\n\n```text\n{text.strip()}\n```\n"
