@@ -34,7 +34,7 @@ def measure(
     counts: Sequence[int] = COUNTS,
     fixed: int = _FIXED,
     steps: int = 200,
-    rounds: int = 5,
+    rounds: int = 3,
     temperature: float = 4.0,
     families: Iterable[str] = FAMILIES,
     progress: Callable[[str], None] = lambda label: None,

@@ -31,6 +31,7 @@ FAMILIES = (
     "entropy-projection",
     "euclidean-entropy-projection",
 )
+SLOW = ("tsallis(0.5)", "tsallis(3)")
 SHAPES = ((8192, 1024), (1024, 32768))
 INPUTS = (
     "softmax of 3 N(0, 1) logits, one row in eight multiplied by 10 (near one-hot); T as given, next to 1 "
@@ -55,8 +56,8 @@ def measure(
     *,
     shapes: Sequence[tuple[int, int]] = SHAPES,
     temperature: float = 4.0,
-    rounds: int = 7,
-    families: Iterable[str] = FAMILIES,
+    rounds: int = 5,
+    families: Iterable[str] | None = None,
     progress: Callable[[str], None] = lambda label: None,
 ) -> dict[str, Any]:
     """Time every family from logits and from probabilities, its gradient, and its rivals, in float32.
@@ -64,8 +65,9 @@ def measure(
     Args:
         shapes: (rows, classes) of each batch.
         temperature: T of most rows, from 1 up.
-        rounds: interleaved rounds after one to warm up.
-        families: names as `operators.parse` reads them.
+        rounds: interleaved rounds after one to warm up; half as many for gradients.
+        families: names as `operators.parse` reads them; by default `FAMILIES`, but of a batch beyond 2²⁴
+            numbers not the Tsallis family at a general α, whose search takes seconds there.
         progress: called with what is about to run.
 
     Returns:
@@ -75,13 +77,19 @@ def measure(
         ``normalisation_error`` |Σq − 1|, and ``gradient_ms`` with ``gradient_ratio`` to its own forward; a
         number that does not apply is None.
     """
-    named = tuple(families)
+    chosen = None if families is None else tuple(families)
+
+    def of(shape: tuple[int, int]) -> tuple[str, ...]:
+        if chosen is not None:
+            return chosen
+        return FAMILIES if shape[0] * shape[1] <= 2**24 else tuple(f for f in FAMILIES if f not in SLOW)
+
     return {
         "dtype": "float32",
         "temperature": temperature,
         "rounds": rounds,
         "inputs": INPUTS,
-        "shapes": [_at(shape, temperature, rounds, named, progress) for shape in shapes],
+        "shapes": [_at(shape, temperature, rounds, of(shape), progress) for shape in shapes],
     }
 
 
@@ -129,8 +137,9 @@ def _at(
     rows.append(_row(COPY, "logits", copied.seconds, copied.temporaries_mb, None))
     rows.append(_row(VALIDATION, "probabilities", None, None, None))
     calls += [copied.call(z), lambda: simplex.require_probabilities(p, "p")]
-    times = interleave([*calls, *slopes], rounds, lambda i: progress(f"{shape}: round {i + 1} of {rounds}"))
-    for k, (row, own) in enumerate(zip(rows, times, strict=False)):
+    times = interleave(calls, rounds, lambda i: progress(f"{shape}: round {i + 1} of {rounds}"))
+    sloped = interleave(slopes, (rounds + 1) // 2, lambda i: progress(f"{shape}: gradients, round {i + 1}"))
+    for k, (row, own) in enumerate(zip(rows, times, strict=True)):
         scale = others[k - len(functions)].scale if 0 <= k - len(functions) < len(others) else 1.0
         row["median_ms"] = round(1e3 * scale * statistics.median(own), 3)
         row["min_ms"] = round(1e3 * scale * min(own), 3)
@@ -138,9 +147,9 @@ def _at(
         row["gb_per_s"] = round(2 * z.nbytes / 1e9 / (scale * statistics.median(own)), 2)
         row["scaled_from_rows"] = None if scale == 1 else round(shape[0] / scale)
         if k < len(functions):
-            slope = times[len(calls) + k]
-            row["gradient_ms"] = round(1e3 * statistics.median(slope), 3)
-            row["gradient_ratio"] = round(ratio(slope, own), 2)
+            slope = statistics.median(sloped[k])
+            row["gradient_ms"] = round(1e3 * slope, 3)
+            row["gradient_ratio"] = round(slope / statistics.median(own), 2)
     return {"shape": list(shape), "rows": rows}
 
 

@@ -6,6 +6,7 @@ go. The reader parses with orjson, checks, looks ids up, ranks, sums the tails, 
 All calls run once a round, in turn; a ratio is of medians, of the reader's speed to the baseline's.
 """
 
+import functools
 import json
 import statistics
 import tempfile
@@ -77,6 +78,10 @@ def _read(path: Path) -> Callable[[], None]:
     return run
 
 
+def _announce(progress: Callable[[str], None], form: str, i: int) -> None:
+    progress(f"{form}, round {i + 1}")
+
+
 def measure(
     *, records: int = 400, rounds: int = 5, progress: Callable[[str], None] = lambda label: None
 ) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def measure(
             megabytes = path.stat().st_size / 1e6
             calls = [_parse(path, json.loads), _parse(path, orjson.loads), _read(path)]
             interleave(calls, 1, lambda i: None)
-            times = interleave(calls, rounds, lambda i, form=form: progress(f"{form}, round {i + 1}"))
+            times = interleave(calls, rounds, functools.partial(_announce, progress, form))
             medians = [statistics.median(own) for own in times]
             for what, median in zip((*BASELINES, READER), medians, strict=True):
                 row = {

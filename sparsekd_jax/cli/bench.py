@@ -32,7 +32,7 @@ def bench(
         int | None, typer.Option(min=1, help="Rows of the operators' batch; both shapes by default.")
     ] = None,
     classes: Annotated[int, typer.Option(min=2, help="Classes of that batch.")] = 1024,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of the operators.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of the operators.")] = 5,
     temperature: Annotated[float, typer.Option(min=1.0, help="T of the operators, from 1 up.")] = 4.0,
     only: Annotated[
         list[str] | None, typer.Option(help="Operator to time, by name or label; repeat for several.")
@@ -68,14 +68,16 @@ def bench(
     found = machine.describe()
     console.print(machine.sentence(found), highlight=False)
     result: dict[str, Any] = {"machine": found}
-    families = tuple(only) if only else operators.FAMILIES
-    common = {"temperature": temperature, "rounds": rounds, "families": families}
+    chosen = tuple(only) if only else None
     shapes = operators.SHAPES if rows is None else ((rows, classes),)
     parts: dict[What, tuple[Any, dict[str, Any]]] = {
-        What.OPERATORS: (operators, {"shapes": shapes, **common}),
-        What.GROWTH: (growth, common),
+        What.OPERATORS: (
+            operators,
+            {"shapes": shapes, "temperature": temperature, "rounds": rounds, "families": chosen},
+        ),
+        What.GROWTH: (growth, {"temperature": temperature, "families": chosen or operators.FAMILIES}),
         What.LOSSES: (fused_loss, {}),
-        What.AXIOMS: (axiom_checks, {"only": tuple(only) if only else None}),
+        What.AXIOMS: (axiom_checks, {"only": chosen}),
         What.TRAINING: (training, {}),
         What.READING: (reading, {}),
         What.CACHE: (target_cache, {}),

@@ -7,9 +7,11 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from sparsekd_jax._durable import fingerprint
+from sparsekd_jax.distill._placement import Placement
 from sparsekd_jax.distill._program import Batch, epochs
 
 
@@ -70,20 +72,23 @@ class Source(Protocol):
     """What the trainer asks for: the arrays and rows of steps, and what identifies them."""
 
     streamed: bool
+    place: Placement
 
     def steps(self, start: int, count: int) -> tuple[Batch, Int[Array, "steps batch"]]: ...
     def identity(self) -> dict[str, Any]: ...
 
 
-def source_of(data: DataSet | Batches, seed: int, batch_size: int, total_steps: int) -> Source:
+def source_of(
+    data: DataSet | Batches, seed: int, batch_size: int, total_steps: int, mesh: Mesh | None = None
+) -> Source:
     """The source of a run's batches.
 
     Raises:
         ValueError: sizes that do not fit, too few batches, or what is not indexed by a number.
     """
     if isinstance(data, Batches):
-        return _Streamed(data.train_batches, total_steps)
-    return _Shuffled(data, seed, batch_size, total_steps)
+        return _Streamed(data.train_batches, total_steps, mesh)
+    return _Shuffled(data, seed, batch_size, total_steps, mesh)
 
 
 def require_in_memory(data: Any, caller: str) -> None:
@@ -105,7 +110,9 @@ class _Shuffled:
 
     streamed = False
 
-    def __init__(self, data: DataSet, seed: int, batch_size: int, total_steps: int) -> None:
+    def __init__(
+        self, data: DataSet, seed: int, batch_size: int, total_steps: int, mesh: Mesh | None
+    ) -> None:
         arrays = {"inputs": data.train_inputs, "labels": data.train_labels}
         weights = getattr(data, "train_weights", None)
         if weights is not None:
@@ -115,11 +122,13 @@ class _Shuffled:
                     f"train_weights has shape {np.shape(weights)}, train_labels has "
                     f"{np.shape(data.train_labels)}: give one weight a label"
                 )
-        self.arrays = {name: jnp.asarray(array) for name, array in arrays.items()}
+        self.arrays: Batch = {name: jnp.asarray(array) for name, array in arrays.items()}
         size = self.arrays["inputs"].shape[0]
         if not 1 <= batch_size <= size:
             raise ValueError(f"batch_size must lie in [1, {size}] (the training examples), got {batch_size}")
-        self.index = epochs(jax.random.key(seed), size, batch_size, total_steps)
+        self.place = Placement(mesh, batch_size)
+        self.arrays = self.place.everywhere(self.arrays)
+        self.index = self.place.rows(epochs(jax.random.key(seed), size, batch_size, total_steps))
         self.batch_size = batch_size
 
     def steps(self, start: int, count: int) -> tuple[Batch, Int[Array, "steps batch"]]:
@@ -134,7 +143,7 @@ class _Streamed:
 
     streamed = True
 
-    def __init__(self, batches: RandomAccess, total_steps: int) -> None:
+    def __init__(self, batches: RandomAccess, total_steps: int, mesh: Mesh | None) -> None:
         if not (hasattr(batches, "__getitem__") and hasattr(batches, "__len__")):
             raise ValueError(
                 f"train_batches must give batch k as train_batches[k], such as a grain.MapDataset or a list; "
@@ -144,6 +153,7 @@ class _Streamed:
             raise ValueError(f"train_batches has {len(batches)} batches for {total_steps} steps: repeat them")
         self.batches = batches
         self._shapes = _shapes(self._batch(0))
+        self.place = Placement(mesh, self._shapes["labels"][0])
 
     def _batch(self, number: int) -> dict[str, np.ndarray]:
         batch = self.batches[number]
@@ -166,7 +176,8 @@ class _Streamed:
             batches.append(batch)
         joined = {name: jnp.asarray(np.concatenate([b[name] for b in batches])) for name in self._shapes}
         rows = joined["inputs"].shape[0]
-        return joined, jnp.arange(rows, dtype=jnp.int32).reshape(count, rows // count)
+        index = jnp.arange(rows, dtype=jnp.int32).reshape(count, rows // count)
+        return self.place.everywhere(joined), self.place.rows(index)
 
     def identity(self) -> dict[str, Any]:
         return {"first_batch": fingerprint(*self._batch(0).values())}

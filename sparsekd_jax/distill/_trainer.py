@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from sparsekd_jax import sparsity
@@ -75,16 +76,19 @@ class Trainer:
         record_every: int,
         on_progress: Progress | None,
         where: sparsity.Select = sparsity.is_kernel,
+        mesh: Mesh | None = None,
     ) -> None:
         if record_every < 1:
             raise ValueError(f"record_every must be at least 1, got {record_every}")
-        self.source = source_of(data, seed, batch_size, total_steps)
-        self.test = jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)
-        self.validation = validation_of(data)
+        self.source = source_of(data, seed, batch_size, total_steps, mesh)
+        self.place = self.source.place
+        self.test = self.place.everywhere((jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)))
+        self.validation = self.place.everywhere(validation_of(data))
         self.optimizer = _program.sparsified(optimizer, where)
-        self.graphdef, params, rest = _program.split(model)
+        self.graphdef, *held = _program.split(model)
+        params, rest = self.place.everywhere(held)
         self.eval_graphdef = _program.split_for_evaluation(model)[0]
-        self.carry = (params, rest, self.optimizer.init(params))
+        self.carry = (params, rest, self.place.everywhere(self.optimizer.init(params)))
         self.seed, self.record_every, self.on_progress = seed, record_every, on_progress
         self.total_steps, self.step, self.sparsity = total_steps, 0, 0.0
         self.stage_start = 0
@@ -255,7 +259,9 @@ class Trainer:
         stages = [(self.path[0], self.rests[0])] * position["stages_done"]
         template = (self.carry, stages, self._tally_template())
         leaves, structure = jax.tree.flatten(template)
-        restored = [_as_key(a, like) for a, like in zip(saved.arrays, leaves, strict=True)]
+        restored = [
+            _as_key(self.place.like(a, like), like) for a, like in zip(saved.arrays, leaves, strict=True)
+        ]
         self.carry, later, self.final = jax.tree.unflatten(structure, restored)
         self.path += [params for params, _ in later]
         self.rests += [rest for _, rest in later]
@@ -278,7 +284,7 @@ class Trainer:
             "stages_done": self.stages_done,
             "history": self.history,
         }
-        self._store.save(self.step, [_as_data(a) for a in arrays], position)
+        self._store.save(self.step, self.place.everywhere([_as_data(a) for a in arrays]), position)
         self._saved_at = time.monotonic()
 
     def _tally_template(self) -> Tally:

@@ -38,7 +38,8 @@ class CheckpointStore:
     ``DIR/step-00000100/`` holds ``arrays/``, written by Orbax, and ``manifest.json``: the position, the
     identity of the run, and the SHA-256 of every file and of the manifest itself. A checkpoint is assembled
     under another name and renamed when it is complete and on disk, so one that has its name is whole unless
-    something altered it later, which the digests show.
+    something altered it later, which the digests show. Of several processes each writes its part, into a
+    directory that they share.
 
     Args:
       folder: the directory; made if missing, probed for writing at once.
@@ -82,23 +83,16 @@ class CheckpointStore:
         """
         if self._path(step).exists():  # the one that this run resumed from
             return
-        writing = self.folder / _WRITING
+        writing, one_writes = self.folder / _WRITING, jax.process_index() == 0
         try:
-            shutil.rmtree(writing, ignore_errors=True)  # left by a killed run
-            writing.mkdir()
+            if one_writes:
+                shutil.rmtree(writing, ignore_errors=True)  # left by a killed run
+                writing.mkdir()
+            _wait_for_others(f"step {step} begins")
             _write_arrays(writing / "arrays", arrays)
-            manifest = {
-                "format": FORMAT,
-                "identity": self.identity,
-                "position": position,
-                "arrays": [{"shape": list(a.shape), "dtype": a.dtype.name} for a in arrays],
-                "made_with": {"jax": jax.__version__, "device": jax.devices()[0].device_kind},
-                "files": _digests(writing),
-            }
-            sealed = {**manifest, "digest": _durable.seal(manifest)}
-            _durable.write(writing / "manifest.json", json.dumps(sealed, indent=1))
-            writing.rename(self._path(step))
-            _durable.sync_directory(self.folder)
+            if one_writes:
+                self._seal(step, arrays, position)
+            _wait_for_others(f"step {step} is whole")
         except (OSError, ValueError) as error:
             shutil.rmtree(writing, ignore_errors=True)
             before = self.steps()
@@ -107,11 +101,29 @@ class CheckpointStore:
                 f"the checkpoint of step {step} could not be written to {self.folder} ({error}); {last}. "
                 "Make room, or give another checkpoint_dir, and resume."
             ) from error
+
+    def _seal(self, step: int, arrays: Sequence[Array], position: dict[str, Any]) -> None:
+        """Describe what was written, give it its name, and drop what is older than the newest ``keep``."""
+        writing = self.folder / _WRITING
+        manifest = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "position": position,
+            "arrays": [{"shape": list(a.shape), "dtype": a.dtype.name} for a in arrays],
+            "made_with": {"jax": jax.__version__, "device": jax.devices()[0].device_kind},
+            "files": _digests(writing),
+        }
+        sealed = {**manifest, "digest": _durable.seal(manifest)}
+        _durable.write(writing / "manifest.json", json.dumps(sealed, indent=1))
+        writing.rename(self._path(step))
+        _durable.sync_directory(self.folder)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self._path(old), ignore_errors=True)
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a small file beside the checkpoints; a reader sees the old one or the new one, whole."""
+        if jax.process_index() != 0:
+            return
         try:
             _durable.replace(self.folder / name, text)
         except OSError as error:
@@ -139,8 +151,11 @@ class CheckpointStore:
                 f"there is no checkpoint of step {resume} in {self.folder}; there are {steps}"
             )
         saved = self.load(resume)
-        for later in steps[steps.index(resume) + 1 :]:  # a future that this run does not have
-            shutil.rmtree(self._path(later))
+        _wait_for_others(f"step {resume} is read")
+        if jax.process_index() == 0:
+            for later in steps[steps.index(resume) + 1 :]:  # a future that this run does not have
+                shutil.rmtree(self._path(later))
+        _wait_for_others(f"step {resume} is the last")
         return saved
 
     def load(self, step: int) -> Saved:
@@ -185,7 +200,16 @@ class CheckpointStore:
         return None
 
 
+def _wait_for_others(what: str) -> None:
+    """Meet the other processes of this run, if there are any: one of them names and describes."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
+
+
 def _write_arrays(path: Path, arrays: Sequence[Array]) -> None:
+    """Each process its part; what all hold is written once."""
     from orbax.checkpoint import v1 as ocp  # type: ignore[import-untyped]
 
     ocp.save(path, {f"{i:05d}": array for i, array in enumerate(arrays)})
@@ -194,7 +218,7 @@ def _write_arrays(path: Path, arrays: Sequence[Array]) -> None:
 def _read_arrays(path: Path, shapes: list[dict[str, Any]]) -> list[Array]:
     from orbax.checkpoint import v1 as ocp
 
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = {
         f"{i:05d}": jax.ShapeDtypeStruct(tuple(a["shape"]), jnp.dtype(a["dtype"]), sharding=here)
         for i, a in enumerate(shapes)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
 from sparsekd_jax import sparsity
@@ -91,6 +92,7 @@ def run(
     checkpoint_every: float = 30.0,
     keep: int = 2,
     resume: bool | int = False,
+    mesh: Mesh | None = None,
 ) -> Result:
     """Distil a teacher into a student through the stages of a plan.
 
@@ -127,6 +129,10 @@ def run(
         checkpoint_every: seconds between checkpoints, looked at after each record; the end is always kept.
         keep: how many of the newest checkpoints stay.
         resume: go on from the newest checkpoint, if there is one; or from that of a step.
+        mesh: devices to train on, such as ``jax.make_mesh((8,), ("data",))``: each takes an equal part of
+            every batch, by its axis "data" or else its first, and all else is copied to each, save what is
+            placed on this mesh already (a student whose output layer is split by the vocabulary stays so).
+            The same numbers as on one device, to rounding; a checkpoint resumes under any number of devices.
 
     Returns:
         The student, its history, its path, its final metrics.
@@ -157,6 +163,7 @@ def run(
         record_every=record_every,
         on_progress=on_progress,
         where=where,
+        mesh=mesh,
     )
     _require_validation(plan, trainer)
     cached = cache_teacher and not trainer.source.streamed
@@ -197,6 +204,7 @@ def fit(
     checkpoint_every: float = 30.0,
     keep: int = 2,
     resume: bool | int = False,
+    mesh: Mesh | None = None,
 ) -> Result:
     """Train a dense model on hard labels: ``mean over the batch of −log softmax(z)_y``.
 
@@ -213,6 +221,7 @@ def fit(
         checkpoint_every: seconds between checkpoints.
         keep: how many stay.
         resume: go on from the newest checkpoint, or from that of a step.
+        mesh: as `run`.
 
     Returns:
         As `run`, the trained model under ``student``.
@@ -241,6 +250,7 @@ def fit(
         batch_size=batch_size,
         record_every=record_every,
         on_progress=on_progress,
+        mesh=mesh,
     )
     if checkpoint_dir is not None:
         identity = {"supervised_steps": steps}
@@ -310,14 +320,23 @@ def _teacher(teacher: Any, trainer: Trainer, cached: bool) -> Taught:
     if cached:
         arrays, _ = trainer.source.steps(0, 1)
         if isinstance(teacher, TopK | Samples):
-            return _observed.aligned(teacher, arrays["labels"])
-        return teacher_logits(teacher, arrays["inputs"], arrays["labels"])
+            return trainer.place.everywhere(_observed.aligned(teacher, arrays["labels"]))
+        if isinstance(teacher, nnx.Module):
+            teacher = _on_mesh(teacher, trainer)
+        logits = teacher_logits(teacher, arrays["inputs"], arrays["labels"])
+        return trainer.place.everywhere(logits)
     if isinstance(teacher, nnx.Module):
-        return _program.split_for_evaluation(teacher)
+        return _on_mesh(teacher, trainer)
     if not isinstance(teacher, tuple):
         why = "data comes in Batches" if trainer.source.streamed else "cache_teacher is False"
         raise ValueError(f"teacher must be an nnx.Module where {why}, got {type(teacher).__name__}")
     return teacher
+
+
+def _on_mesh(teacher: nnx.Module, trainer: Trainer) -> tuple[Any, PyTree, PyTree]:
+    graphdef, *held = _program.split_for_evaluation(teacher)
+    params, rest = trainer.place.everywhere(held)
+    return graphdef, params, rest
 
 
 def _arrays_of(taught_by: Taught) -> list[Any]:

@@ -1,0 +1,51 @@
+"""Many devices give what one gives: `meshed.py` in one process with eight, `two_processes.py` in two."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+
+def start(arguments, devices):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("part", ["data_parallel", "vocabulary_split", "losses_split", "resume_elsewhere"])
+def test_eight_devices_agree_with_one(part):
+    process = start(["tests.distill.meshed", part], 8)
+    out, errors = process.communicate(timeout=300)
+    assert out.split() == ["agreed"], errors
+
+
+def test_two_processes_train_to_the_loss_of_one_and_one_resumes_theirs(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    folder, outs = tmp_path / "run", [tmp_path / f"{i}.json" for i in range(2)]
+    pair = [
+        start(["tests.distill.two_processes", str(i), address, str(folder), str(out)], 2)
+        for i, out in enumerate(outs)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], errors
+    first, second = (json.loads(out.read_text()) for out in outs)
+    assert first == second
+    from tests.distill import meshed
+
+    whole = meshed.run()
+    for row, other in zip(whole.history, first, strict=True):
+        assert row["step"] == other["step"]
+        np.testing.assert_allclose(other["nll"], row["nll"], rtol=1e-4)
+    resumed = meshed.run(checkpoint_dir=folder, checkpoint_every=0.0, keep=9, resume=50)
+    meshed.agree(whole, resumed)
