@@ -60,8 +60,17 @@ def test_a_directory_that_cannot_be_written_is_refused_before_training(tmp_path)
     assert "choose another directory" in result.output
 
 
-def test_the_version():
-    assert sparsekd("--version").output.strip() == f"sparsekd {sparsekd_jax.__version__}"
+def test_the_version_and_those_that_matter():
+    first, *others = sparsekd("--version").output.splitlines()
+    assert first == f"sparsekd {sparsekd_jax.__version__}"
+    assert [line.split()[0] for line in others] == [
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "Python",
+    ]
 
 
 def test_help_and_early_mistakes_do_not_load_jax(tmp_path):

@@ -29,9 +29,15 @@ def main() -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        import platform
+        from importlib import metadata
+
         from sparsekd_jax import __version__
 
         typer.echo(f"sparsekd {__version__}")
+        for package in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"):
+            typer.echo(f"{package} {metadata.version(package)}")
+        typer.echo(f"Python {platform.python_version()}")
         raise typer.Exit
 
 
@@ -39,7 +45,7 @@ def _show_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions and exit."),
     ] = False,
 ) -> None:
     pass
