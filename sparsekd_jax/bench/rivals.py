@@ -30,9 +30,7 @@ def rivals(logits: np.ndarray, p: np.ndarray, t: np.ndarray) -> list[Rival]:
     some = p[rows].astype(np.float64), t[rows].astype(np.float64)
     scale = len(p) / len(some[0])
     for operator, solve in (("tsallis(1.5)", _tsallis_row), ("entropy-projection", _projection_row)):
-        found.append(
-            Rival("scipy brentq, row by row", operator, "probabilities", _by_row(solve, *some), scale)
-        )
+        found.append(Rival("scipy brentq", operator, "probabilities", _by_row(solve, *some), scale))
     try:
         import torch
     except ImportError:
@@ -46,7 +44,7 @@ def rivals(logits: np.ndarray, p: np.ndarray, t: np.ndarray) -> list[Rival]:
     # With φ = ψ the softened row is the entmax of φ'(p)/T, and φ'(p) = 2√p for α = 3/2.
     found.append(
         Rival(
-            "entmax, exact sort",
+            "entmax, sort",
             "tsallis(1.5)",
             "probabilities",
             lambda: entmax.entmax15(2 * q.sqrt() / temperature, dim=-1),

@@ -213,14 +213,15 @@ def _identity(centred: Array, temperature: Array, log_ref: Array, counts: Array 
 class _Softened(NamedTuple):
     """q at a trial root, in the logs that stay accurate, and how fast it moves with the unknown."""
 
-    log_ratio: Array  # log(q/p) where p > 0
-    at_zeros: Array  # log q where p = 0
+    log_ratio: Array  # log(q/p)
+    at_zeros: Array  # log q where p is 0, or so small that q does not depend on it
+    off: Array  # where that is
     rate: Array  # ∂ log q/∂ unknown, where q > 0
 
 
 def _excess_mass(q: _Softened, centred: Array, log_ref: Array, counts: Array | None) -> tuple[Array, Array]:
     """``Σ (q − p)``, term by term, so that it is accurate relative to itself as q → p; and its slope."""
-    off = jnp.isneginf(centred)
+    off = q.off
     log_p = jnp.where(off, 0, centred) + log_ref
     alive = q.log_ratio > -jnp.inf
     close = alive & (q.log_ratio < 1)
@@ -229,12 +230,12 @@ def _excess_mass(q: _Softened, centred: Array, log_ref: Array, counts: Array | N
     kept = jnp.where(close, p * jnp.expm1(jnp.where(close, q.log_ratio, 0)), grown)
     filled = jnp.where(off & (q.at_zeros > -jnp.inf), jnp.exp(jnp.minimum(q.at_zeros, 1)), 0)
     slope = jnp.where(off, filled, jnp.where(alive, p + kept, 0)) * q.rate
-    return _total(jnp.where(off, filled, kept), counts), _total(slope, counts)
+    gained = filled - jnp.exp(jnp.where(off, centred + log_ref, 0))
+    return _total(jnp.where(off, gained, kept), counts), _total(slope, counts)
 
 
 def _log_q(q: _Softened, centred: Array, log_ref: Array) -> Array:
-    off = jnp.isneginf(centred)
-    return jnp.where(off, q.at_zeros, jnp.where(off, 0, centred) + log_ref + q.log_ratio)
+    return jnp.where(q.off, q.at_zeros, jnp.where(q.off, 0, centred) + log_ref + q.log_ratio)
 
 
 # -- |α − 1| not small -----------------------------------------------------------------------------------
@@ -331,7 +332,7 @@ def _shifted_powers_at(
     # T q^r = p_ref^r (e^{rc} + E), where dE is E dδ above T = 1 and (1 + E) dδ below.
     lever = jnp.where(warm, log_size, log_rest) - rc - jnp.where(alive, grown, 0)
     rate = jnp.where(off, 1, jnp.exp(jnp.where(alive, lever, 0))) / r
-    return _Softened(log_ratio, jnp.broadcast_to(at_zeros, centred.shape), rate)
+    return _Softened(log_ratio, jnp.broadcast_to(at_zeros, centred.shape), off, rate)
 
 
 def _coarse_residual(x: Array, sign: Array, *row: Any) -> tuple[Array, Array]:
@@ -376,20 +377,32 @@ def _expm1_form_at(v: Array, centred: Array, temperature: Array, log_ref: Array,
     y = jnp.log(temperature) + r * v
     omega = -jnp.expm1(-y)
     direct = omega >= 0.5
+    # No exponential may overflow. For r < 0 it is taken out of the logarithm of the first form, rc − y +
+    # log(1 + (e^y − 1)e^{−rc}); for r > 0 so small a class is near a zero, or gone for T < 1, however near 1.
+    far = direct & (r * c > 20)
+    sunk = (r * c < -20) & (omega > 0)
+    gone = (r * c < -60) & (omega < 0)
+    decay = jnp.exp(-jnp.abs(jnp.where(far | sunk, r * c, 1)))
+    safe_r = jnp.where(r == 0, 1, r)
+    at_far = (r * c - y + jnp.log1p(jnp.where(far, jnp.expm1(y) * decay, 0))) / safe_r
+    far_c, c = c, jnp.where(far | sunk | gone, 0, c)
     # Both divided by r through functions that are smooth at 0: r = 0 is no special case, nor is ∂/∂r there.
-    m = jnp.where(direct, jnp.exp(-y) * c * expm1_ratio(r * c), -omega * c * expm1_ratio(-r * c))
-    alive = r * m > -1
+    one, other = jnp.where(direct, c, 0), jnp.where(direct, 0, c)  # neither may overflow for the other
+    m = jnp.where(direct, jnp.exp(-y) * one * expm1_ratio(r * one), -omega * other * expm1_ratio(-r * other))
+    alive = (r * m > -1) & ~gone
     m = jnp.where(alive, m, 0)
     g = jnp.where(alive, m * log1p_ratio(r * m), -jnp.inf)
+    g, c = jnp.where(far, at_far, g), jnp.where(far, far_c, c)
     log_ratio = v + jnp.where(direct, -c, 0) + g
     # A zero of p: e^{rc} = 0 for r > 0, so q^r = ω q_ref^r where ω > 0, and 0 otherwise.
     lifted = (r > 0) & (omega > 0)
-    at_zeros = jnp.log(jnp.where(lifted, omega, 1)) / jnp.where(r > 0, r, 1)
+    lift = omega + jnp.where(sunk, (1 - omega) * decay, 0)
+    at_zeros = jnp.log(jnp.where(lifted, lift, 1)) / jnp.where(r > 0, r, 1)
     at_zeros = jnp.where(lifted, log_ref + v + at_zeros, -jnp.inf)
     # d log q/dv = (q_ref/q)^r.
     shrunk = jnp.exp(jnp.where(alive, -r * (jnp.where(direct, 0, c) + jnp.where(alive, g, 0)), 0))
-    rate = jnp.where(off, 1 / jnp.where(lifted, omega, 1), shrunk)
-    return _Softened(log_ratio, jnp.broadcast_to(at_zeros, centred.shape), rate)
+    rate = jnp.where(off | sunk, 1 / jnp.where(lifted, lift, 1), shrunk)
+    return _Softened(log_ratio, jnp.broadcast_to(at_zeros, centred.shape), off | sunk, rate)
 
 
 def _expm1_residual(
