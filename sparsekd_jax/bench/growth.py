@@ -147,7 +147,7 @@ def table(result: dict[str, Any]) -> Table:
 
 
 def figure(result: dict[str, Any]) -> "Figure":
-    """The roofline: time of every operator against K and against rows, above the copy that none can beat.
+    """The roofline: time of every operator against K and against rows, beside a copy, x + 1.
 
     Args:
         result: what `measure` returned.
