@@ -29,6 +29,7 @@ from rich.table import Table
 
 from sparsekd_jax import data, distill, models, sparsity
 from sparsekd_jax.bench import torch_loop
+from sparsekd_jax.bench.timing import interleave
 
 
 def measure(
@@ -195,10 +196,7 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 def _interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    for call in calls.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(_seconds(call))
-    return {name: median(own) for name, own in times.items()}
+    every = list(calls.values())
+    interleave(every, 1)  # the warm-up
+    times = interleave(every, rounds)
+    return {name: median(own) for name, own in zip(calls, times, strict=True)}

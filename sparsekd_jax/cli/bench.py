@@ -90,12 +90,14 @@ def bench(
                 result[name.value] = measured
                 tables.append(part.table(measured))
                 console.print(tables[-1])
-    if json_path is not None:
-        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        console.print(f"Numbers: {json_path}", soft_wrap=True)
-    if markdown is not None:
-        markdown.write_text(_as_markdown(machine.sentence(found), tables), encoding="utf-8")
-        console.print(f"Tables: {markdown}", soft_wrap=True)
+                # After every part: half an hour that is interrupted keeps what it has measured.
+                if json_path is not None:
+                    json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                if markdown is not None:
+                    markdown.write_text(_as_markdown(machine.sentence(found), tables), encoding="utf-8")
+    for label, path in (("Numbers", json_path), ("Tables", markdown)):
+        if path is not None:
+            console.print(f"{label}: {path}", soft_wrap=True)
     if figure is not None:
         growth.figure(result[What.GROWTH.value]).savefig(figure, bbox_inches="tight")
         console.print(f"Figure: {figure}", soft_wrap=True)

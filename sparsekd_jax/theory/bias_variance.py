@@ -236,8 +236,8 @@ def compare(
 
     Measured coverage of the 95 % intervals, both losses, m = 5, 10, 20, with students that move in many
     directions and in few: advantage .93 to .97, ΔBias² .93 to .99, ΔVar .95 to .98 (its interval allows for
-    the skewness of variances; Student's would cover .91 to .96 and is .6 to .9 as wide). Members alone,
-    m = 50 with 450 labels, cover ΔBias² .28 to .79.
+    the skewness of variances; Student's covers less than .92 of the hardest). Members alone, m = 50 with 450
+    labels, cover ΔBias² .28 to .79.
 
     Reference: theory.md section 3.
 

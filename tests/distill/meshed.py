@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -62,6 +63,8 @@ def data_parallel():
         assert leaf.sharding.is_fully_replicated
         assert len(leaf.sharding.device_set) == 8
     agree(run(), there)
+    with pytest.raises(AssertionError):  # the twin: another start is told apart
+        agree(run(student=network(2)), there)
     # The rows of a batch are really split: a device holds an eighth of the products with the batch.
     from sparsekd_jax.distill._trainer import Trainer
 
