@@ -9,7 +9,6 @@ trains anew first, in under a minute on two cores).
 
 import html
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -18,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import matplotlib.lines
-import numpy as np
 
-from sparsekd_jax import operators, simplex
-from sparsekd_jax._page import OKABE_ITO
+from sparsekd_jax import operators, plots
+from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure
 from sparsekd_jax.axioms import AXIOMS, LAWS, Witness
-from sparsekd_jax.studies import figures, private_labels
+from sparsekd_jax.studies import private_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,15 +33,14 @@ PRIVATE_LABELS = DOCS / "private_labels.json"
 TABLE = DOCS.parent / "tests" / "axioms" / "verdict_table.json"
 
 SIDE_BY_SIDE = ("power", "mixture", "tsallis(3)", "euclidean-entropy-projection")
-# One colour and one dash a family: never colour alone.
-CURVES: dict[str, tuple[str, Any]] = {
-    "power": ("blue", "-"),
-    "mixture": ("vermillion", "--"),
-    "tsallis(0.5)": ("sky", (0, (1, 1))),
-    "tsallis(3)": ("orange", "-."),
-    "entropy-projection": ("green", (0, (6, 2))),
-    "euclidean-entropy-projection": ("purple", (0, (3, 1, 1, 1, 1, 1))),
-}
+CURVES = (
+    "power",
+    "mixture",
+    "tsallis(0.5)",
+    "tsallis(3)",
+    "entropy-projection",
+    "euclidean-entropy-projection",
+)
 GENERATED = "<!-- written by docs/build_pages.py; edit that instead -->"
 
 
@@ -100,7 +97,7 @@ def draw_softening() -> "Figure":
         figure = Figure(figsize=(12, 3.6), facecolor="white", layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.02)
         for axes, name in zip(figure.subplots(ncols=len(SIDE_BY_SIDE)), SIDE_BY_SIDE, strict=True):
-            figures.draw_softening_field(axes, operators.parse(name), 2.0)
+            plots.softening_field(operators.parse(name), 2.0, ax=axes)
             axes.set_ylim(top=0.9)
         blue, orange = (mpl.lines.Line2D([], [], color=OKABE_ITO[c], lw=1.6) for c in ("blue", "orange"))
         dot = mpl.lines.Line2D([], [], color="#1c2430", marker="o", ms=4, ls="")
@@ -123,30 +120,11 @@ def draw_softening() -> "Figure":
 
 
 def draw_entropy() -> "Figure":
-    """Entropy against temperature: A3 says that every curve rises, A5h where it ends."""
-    from matplotlib.figure import Figure
-
-    p = np.array([0.85, 0.1, 0.04, 0.01], np.float32)
-    temperatures = np.geomspace(1, 64, 97)
-    with mpl.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(8, 4.2), facecolor="white", layout="constrained")
-        axes = figure.subplots()
-        axes.axhline(math.log(4), color="#8a94a0", lw=1, ls=":")
-        axes.annotate(
-            "log 4", (1.03, math.log(4)), xytext=(0, 4), textcoords="offset points", color="#5a6675"
-        )
-        for name, (colour, dash) in CURVES.items():
-            operator = operators.parse(name)
-            rows = np.broadcast_to(p, (temperatures.size, p.size))
-            entropy = simplex.entropy(operator(rows, temperatures))
-            axes.plot(temperatures, np.asarray(entropy), color=OKABE_ITO[colour], ls=dash, lw=2, label=name)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])
-        axes.set_xlim(1, 64)
-        axes.set_xlabel("temperature T")
-        axes.set_ylabel("entropy of $F_T(p)$, nats")
-        axes.legend(frameon=False, loc="lower right")
-        axes.grid(axis="y", color="#e1e6ec")
+    """Entropy against temperature, for the operators of `CURVES`."""
+    curves = {name: operators.parse(name) for name in CURVES}
+    with mpl.rc_context(FIGURE_STYLE | {"font.size": 11}):
+        figure, ax = new_figure(8.0, 4.2)
+        plots.entropy_curves(curves, [0.85, 0.1, 0.04, 0.01], ax=ax)
     return figure
 
 

@@ -25,6 +25,7 @@ class Tally:
         nll: scalar, summed negative log-likelihood in nats.
         confidence: ``[bins]``, summed largest probability of the examples in each bin of confidence.
         hits: ``[bins]``, summed weights of the correct ones in each bin.
+        in_bin: ``[bins]``, summed weights of the examples in each bin.
     """
 
     count: Float[Array, ""]
@@ -32,6 +33,7 @@ class Tally:
     nll: Float[Array, ""]
     confidence: Float[Array, " bins"]
     hits: Float[Array, " bins"]
+    in_bin: Float[Array, " bins"]
 
     def __add__(self, other: "Tally") -> "Tally":
         return jax.tree.map(jnp.add, self, other)
@@ -90,6 +92,7 @@ def tally(
         nll=jnp.sum(w * cross_entropy(logits, labels)),
         confidence=empty.at[bins].add(w * confidence),
         hits=empty.at[bins].add(w * correct),
+        in_bin=empty.at[bins].add(w),
     )
 
 

@@ -1,11 +1,14 @@
 """The page of the main job: what its report looks like to a reader."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sparsekd_jax import _page, operators
+from sparsekd_jax import _page, operators, plots
 from sparsekd_jax.studies import figures
 from sparsekd_jax.studies.distillation import Settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def page(report: dict[str, Any]) -> str:
@@ -39,7 +42,7 @@ def page(report: dict[str, Any]) -> str:
     fields = [
         {
             "operator": name,
-            "uri": _page.figure_uri(figures.softening_field(operators.parse(name), settings.temperature)),
+            "uri": _page.figure_uri(_softening_field(name, settings.temperature)),
         }
         for name in settings.operators
     ]
@@ -118,3 +121,9 @@ def layer_rows(runs: Sequence[dict[str, Any]], settings: Settings) -> list[dict[
             size = total // len(chosen)
         rows.append({"name": name or "all kernels", "size": size, "shares": shares})
     return rows
+
+
+def _softening_field(name: str, temperature: float) -> "Figure":
+    figure, ax = _page.new_figure(4.3, 4.1)
+    plots.softening_field(operators.parse(name), temperature, ax=ax)
+    return figure

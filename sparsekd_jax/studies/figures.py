@@ -1,15 +1,11 @@
-"""The figures of the studies: every number in them comes from a report or straight from an operator."""
+"""The figures of a distillation's page: every number in them comes from its report."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure
-from sparsekd_jax.distill import Operator
-from sparsekd_jax.operators.base import SofteningOperator
 from sparsekd_jax.studies.workloads import Metric
 
 if TYPE_CHECKING:
@@ -139,86 +135,3 @@ def _cut_the_falls(axes: "Axes", ends: np.ndarray, seen: np.ndarray, metric: Met
         axes.set_ylim(max(seen.min(), ends.min() - margin), seen.max() + 0.2 * margin)
     else:
         axes.set_ylim(seen.min() - 0.2 * margin, min(seen.max(), ends.max() + margin))
-
-
-def softening_field(operator: Operator, temperature: float, name: str = "") -> "Figure":
-    """How an operator moves three-class distributions: the paths of points of the triangle as T leaves 1.
-
-    Args:
-        operator: a softening operator, or a function ``(p, T) -> q`` taken to accept T ≥ 1.
-        temperature: a T to mark on every path.
-        name: what to call a plain function.
-
-    Returns:
-        A matplotlib figure of the simplex K = 3: blue paths for T from 1 up to 64, orange ones for T down to
-        1/16 where the operator's range reaches below 1; dots at T = 1, diamonds at ``temperature``.
-    """
-    import matplotlib as mpl
-
-    with mpl.rc_context(FIGURE_STYLE):
-        figure, axes = new_figure(4.3, 4.1)
-        draw_softening_field(axes, operator, temperature, name)
-    return figure
-
-
-def draw_softening_field(axes: "Axes", operator: Operator, temperature: float, name: str = "") -> None:
-    """What `softening_field` shows, into axes of the caller's own.
-
-    Args:
-        axes: matplotlib axes; they lose their frame.
-        operator: a softening operator, or a function ``(p, T) -> q`` taken to accept T ≥ 1.
-        temperature: a T to mark on every path.
-        name: what to call a plain function.
-    """
-    lattice = [(i, j, 9 - i - j) for i in range(1, 9) for j in range(1, 9 - i)]
-    weights = np.array([*lattice, (40, 1, 1), (1, 40, 1), (1, 1, 40)], dtype=np.float64)
-    # Off the lattice by a little, so that paths from symmetric points do not lie on one another.
-    starts = weights + np.array([0.0, 0.12, 0.3])
-    starts /= starts.sum(axis=-1, keepdims=True)
-    corners = _to_plane(np.eye(3))
-    axes.fill(*corners.T, facecolor="#f6f8fa", edgecolor="#8a94a0", lw=1.1, zorder=0)
-    low = operator.claims.temperatures.low if isinstance(operator, SofteningOperator) else 1.0
-    _draw_paths(axes, operator, starts, np.geomspace(1, 64, 40), OKABE_ITO["blue"])
-    if low < 1:
-        coldest = max(1 / 16, low * (1 + 1e-6))
-        _draw_paths(axes, operator, starts, np.geomspace(1, coldest, 40), OKABE_ITO["orange"])
-    axes.plot(*_to_plane(starts).T, "o", color="#1c2430", ms=2.6, zorder=4)
-    marked = _to_plane(_soften(operator, starts, temperature))
-    axes.plot(*marked.T, "D", color=OKABE_ITO["blue"], mec="white", mew=0.5, ms=4.4, zorder=5)
-    axes.plot(*_to_plane(np.full((1, 3), 1 / 3)).T, "+", color="#1c2430", ms=9, zorder=6)
-    offsets = ((-9, -9), (9, -9), (0, 8))
-    text: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "color": "#5a6675"}
-    for corner, label, offset in zip(corners, ("p₁", "p₂", "p₃"), offsets, strict=True):
-        axes.annotate(label, corner, xytext=offset, **text)
-    axes.set_title(getattr(operator, "name", name), fontsize=11, color="#1c2430", pad=12)
-    axes.set_aspect("equal")
-    axes.set_xlim(-0.08, 1.08)
-    axes.axis("off")
-
-
-def _to_plane(p: np.ndarray) -> np.ndarray:
-    """Barycentric ``[..., 3]`` to Cartesian ``[..., 2]``: an equilateral triangle of side 1."""
-    return np.stack([p[..., 1] + p[..., 2] / 2, p[..., 2] * math.sqrt(3) / 2], axis=-1)
-
-
-def _soften(operator: Operator, p: np.ndarray, temperature: float) -> np.ndarray:
-    return np.asarray(operator(jnp.asarray(p, jnp.float32), float(temperature)), np.float64)
-
-
-def _draw_paths(
-    axes: "Axes", operator: Operator, starts: np.ndarray, temperatures: np.ndarray, colour: str
-) -> None:
-    paths = _to_plane(np.stack([_soften(operator, starts, t) for t in temperatures]))
-    axes.plot(paths[..., 0], paths[..., 1], color=colour, lw=1, alpha=0.75, solid_capstyle="round", zorder=2)
-    for path in np.moveaxis(paths, 1, 0):
-        lengths = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=-1))])
-        if lengths[-1] < 0.05:
-            continue  # too short for an arrowhead to point anywhere
-        middle = int(np.searchsorted(lengths, 0.45 * lengths[-1]))
-        axes.annotate(
-            "",
-            path[min(middle + 1, len(path) - 1)],
-            xytext=path[max(middle - 1, 0)],
-            arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 0, "mutation_scale": 8},
-            zorder=3,
-        )

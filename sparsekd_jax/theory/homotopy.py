@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,6 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from sparsekd_jax import simplex
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def root_jensen_shannon(p: Float[Array, "*batch K"], q: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
@@ -414,55 +411,3 @@ def modulus_of_continuity(
             halved.append((s, left, middle) if first else (s + h / 2, middle, right))
         segments = halved
     return Modulus(steps, np.asarray(values), np.asarray(where))
-
-
-# -- figure -------------------------------------------------------------------------------------------------
-
-
-def figure(paths: dict[str, Sequence[HomotopyPath]]) -> "Figure":
-    """Distance to the teacher and lengths of the steps along the paths of one or several methods.
-
-    Args:
-        paths: by label, the paths of its seeds, with one set of sparsities a label.
-
-    Returns:
-        A matplotlib figure: above, the distance to the teacher after each recovery (filled) and just after
-        each prune (hollow), means over seeds with every seed as a pale line; below, the step lengths.
-
-    Raises:
-        ValueError: no paths, or seeds of a label with different sparsities.
-    """
-    import matplotlib as mpl
-
-    from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure
-
-    if not paths or not all(paths.values()):
-        raise ValueError("paths is empty, or one of its labels is: nothing to draw")
-    colours = [OKABE_ITO[name] for name in ("blue", "vermillion", "green", "orange", "purple", "sky")]
-    markers = ("o", "^", "D", "s", "v", "P")
-    with mpl.rc_context(FIGURE_STYLE):
-        ratios = {"height_ratios": [2.2, 1]}
-        drawn, (top, bottom) = new_figure(7.6, 5.0, nrows=2, sharex=True, gridspec_kw=ratios)
-        for i, (label, seeds) in enumerate(paths.items()):
-            colour, marker = colours[i % len(colours)], markers[i % len(markers)]
-            x = 100 * np.asarray(seeds[0].sparsities)
-            if any(not np.allclose(path.sparsities, seeds[0].sparsities) for path in seeds):
-                raise ValueError(f"paths[{label!r}] has seeds of different sparsities; draw them apart")
-            recovered = np.stack([path.from_teacher for path in seeds])
-            steps = np.stack([path.step_lengths for path in seeds])
-            top.plot(x, recovered.T, color=colour, lw=0.7, alpha=0.35)
-            top.plot(x, recovered.mean(axis=0), color=colour, lw=2, marker=marker, ms=5, label=label)
-            known = [path.from_teacher_pruned for path in seeds if path.from_teacher_pruned is not None]
-            if known:
-                top.plot(x[1:], np.mean(known, axis=0), marker, mfc="white", mec=colour, ms=6, ls=(0, (1, 2)))
-            bottom.plot(x[1:], steps.T, color=colour, lw=0.7, alpha=0.35)
-            bottom.plot(x[1:], steps.mean(axis=0), color=colour, lw=2, marker=marker, ms=5)
-        top.set_ylabel(f"distance to the teacher\n({seeds[0].distance})")
-        top.legend(title="filled: recovered; hollow: just pruned", title_fontsize=9)
-        bottom.set_ylabel("step length")
-        bottom.set_xlabel("zeros, %")
-        for axes in (top, bottom):
-            axes.set_ylim(bottom=0)
-            axes.grid(axis="y")
-            axes.set_axisbelow(True)
-    return drawn

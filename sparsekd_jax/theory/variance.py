@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,6 @@ from sparsekd_jax import simplex
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.theory.slopes import jacobians, operator_name, rows_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Method = Literal["delta", "monte-carlo", "both", "exact"]
 
@@ -201,9 +198,34 @@ def variance_amplification(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class AmplificationMap:
+    """The variance of a softened target over that of the target, over the simplex of three classes.
+
+    ``print`` gives the title of its picture; `plots.variance_map` draws it.
+
+    Attributes:
+        operator: its name.
+        temperature: T.
+        num_samples: n; None in the limit of many.
+        points: ``[N, 3]`` distributions.
+        ratio: ``[N]``, total variance of F_T(p̂) over that of p̂.
+    """
+
+    operator: str
+    temperature: float
+    num_samples: int | None
+    points: np.ndarray
+    ratio: np.ndarray
+
+    def __str__(self) -> str:
+        samples = "n → ∞" if self.num_samples is None else f"n = {self.num_samples}"
+        return f"{self.operator}, T = {self.temperature:g}, {samples}"
+
+
 def amplification_map(
     operator: Operator, temperature: float, num_samples: int | None = None, *, resolution: int = 48
-) -> "Figure":
+) -> AmplificationMap:
     """Where on the simplex of three classes an operator raises the variance of its targets, and where not.
 
     Args:
@@ -214,11 +236,18 @@ def amplification_map(
         resolution: points along an edge.
 
     Returns:
-        A matplotlib figure: total variance of F_T(p̂) over that of p̂ on a logarithmic scale about 1 (blue
-        lowers, red raises), with its contour at 1.
+        An `AmplificationMap`.
 
     Raises:
         ValueError: as `variance_amplification`.
+
+    Reference:
+        theory.md section 3.
+
+    >>> from sparsekd_jax import operators
+    >>> found = amplification_map(operators.get("mixture"), 2.0, resolution=4)
+    >>> found.ratio.round(6).tolist()
+    [0.25, 0.25, 0.25]
     """
     points = compositions(resolution, 3)
     points = (points[(points > 0).all(-1)] - 1 / 3) / (resolution - 1)  # inside, symmetric, summing to 1
@@ -230,8 +259,13 @@ def amplification_map(
         outcomes, weights = outcomes_of(points, num_samples)
         softened = _soften_samples(operator, outcomes / num_samples, temperature)
         after = num_samples * _weighted_variance(weights, softened).sum(-1)
-    samples = "n → ∞" if num_samples is None else f"n = {num_samples}"
-    return _draw_map(points, after / before, f"{operator_name(operator)}, T = {temperature:g}, {samples}")
+    return AmplificationMap(
+        operator=operator_name(operator),
+        temperature=float(temperature),
+        num_samples=num_samples,
+        points=points,
+        ratio=after / before,
+    )
 
 
 # -- three ways to a variance ----------------------------------------------------------------------------
@@ -342,37 +376,3 @@ def _weighted_variance(weights: np.ndarray, softened: np.ndarray) -> np.ndarray:
     centre = softened.mean(axis=0)  # any shift near the values: the second moment then loses no digits
     mean = weights @ (softened - centre)
     return np.maximum(weights @ (softened - centre) ** 2 - mean**2, 0)
-
-
-def _draw_map(points: np.ndarray, ratio: np.ndarray, title: str) -> "Figure":
-    from matplotlib import colors, ticker
-    from matplotlib.figure import Figure
-
-    x, y = points[:, 1] + points[:, 2] / 2, points[:, 2] * math.sqrt(3) / 2
-    log_ratio = np.log2(ratio)
-    bound = max(1.0, math.ceil(float(np.abs(log_ratio).max())))
-    levels = np.linspace(-bound, bound, 33)
-    figure = Figure(figsize=(5.4, 4.3), layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    filled = axes.tricontourf(
-        x, y, log_ratio, levels=levels, cmap="RdBu_r", norm=colors.Normalize(-bound, bound)
-    )
-    if log_ratio.min() < 0 < log_ratio.max():
-        axes.tricontour(x, y, log_ratio, levels=[0.0], colors="black", linewidths=1.4)
-    corners = np.array([[0, 0], [1, 0], [0.5, math.sqrt(3) / 2]])
-    axes.fill(*corners.T, fill=False, edgecolor="#8a94a0", lw=1.1)
-    text: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "color": "#5a6675"}
-    for corner, label, offset in zip(corners, ("p₁", "p₂", "p₃"), ((-9, -7), (9, -7), (0, 9)), strict=True):
-        axes.annotate(label, corner, xytext=offset, **text)
-    bar = figure.colorbar(filled, ax=axes, shrink=0.86, pad=0.04)
-    bar.set_label("total variance of F(p̂) over that of p̂")
-    step = max(1, math.ceil(bound / 4))
-    bar.set_ticks([float(v) for v in np.arange(-(bound // step) * step, bound + 1, step)])
-    bar.ax.axhline(0, color="black", lw=1.4)  # the contour at 1
-    bar.ax.yaxis.set_major_formatter(
-        ticker.FuncFormatter(lambda v, _: f"{2**v:g}" if v >= 0 else f"1/{2**-v:g}")
-    )
-    axes.set_title(title, fontsize=11, color="#1c2430")
-    axes.set_aspect("equal")
-    axes.axis("off")
-    return figure

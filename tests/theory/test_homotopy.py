@@ -1,6 +1,5 @@
 """Paths of functions: the triangle inequality, and what would break it is seen; barriers; continuity."""
 
-import dataclasses
 import itertools
 import math
 
@@ -169,15 +168,6 @@ def test_the_path_of_a_run(result):
         assert (found.from_teacher_pruned > 0).all()
         with pytest.raises(ValueError, match="stage 0 is the student as given"):
             trained.model(0, pruned=True)
-        drawn = homotopy.figure({"three stages": [found, found]})
-        top, bottom = drawn.axes
-        np.testing.assert_allclose(top.lines[2].get_ydata(), found.from_teacher)
-        np.testing.assert_allclose(bottom.lines[2].get_ydata(), found.step_lengths)
-        with pytest.raises(ValueError, match="nothing to draw"):
-            homotopy.figure({})
-        other = dataclasses.replace(found, sparsities=(0.0, 0.1, 0.2, 0.3))
-        with pytest.raises(ValueError, match="different sparsities"):
-            homotopy.figure({"x": [found, other]})
 
 
 def convex(p):

@@ -258,37 +258,6 @@ def test_refusals_name_the_argument_and_the_remedy(arguments, message):
         variance_amplification(**given_arguments)
 
 
-# -- the figure ------------------------------------------------------------------------------------------
-
-
-def drawn(figure):
-    axes, bar = figure.axes
-    return axes.collections, axes.get_title(), bar.get_ylabel(), [t.get_text() for t in bar.get_yticklabels()]
-
-
-@pytest.mark.parametrize("num_samples", [None, 20])
-def test_the_map_shows_where_power_amplifies(num_samples):
-    figure = variance.amplification_map(POWER, 2.0, num_samples, resolution=20)
-    figure.canvas.draw()
-    (filled, contour), title, label, ticks = drawn(figure)
-    assert title == f"power, T = 2, {'n → ∞' if num_samples is None else 'n = 20'}"
-    assert "total variance" in label
-    assert {"1/2", "1", "2"} <= set(ticks)
-    assert list(contour.levels) == [0.0]
-    assert len(contour.get_paths()[0].vertices) >= 12
-    assert filled.norm.vmin == -filled.norm.vmax
-
-
-def test_the_map_of_the_mixture_has_one_colour_and_no_contour():
-    figure = variance.amplification_map(MIXTURE, 2.0, resolution=10)
-    figure.canvas.draw()
-    collections, _, _, ticks = drawn(figure)
-    assert len(collections) == 1
-    assert "1/4" in ticks
-    with pytest.raises(ValueError, match="too many to enumerate"):
-        variance.amplification_map(MIXTURE, 2.0, 10_000, resolution=10)
-
-
 @given(st.integers(1, 6), st.integers(2, 4))
 def test_compositions_are_all_samples(n, k):
     ours = {tuple(row) for row in variance.compositions(n, k).tolist()}

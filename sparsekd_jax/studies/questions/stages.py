@@ -11,7 +11,7 @@ import numpy as np
 import optax  # type: ignore[import-untyped]
 from flax import nnx
 
-from sparsekd_jax import data, distill
+from sparsekd_jax import data, distill, plots
 from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure
 from sparsekd_jax.studies.questions._digits import digits_teachers, network
 from sparsekd_jax.studies.questions.answer import Answer, Evidence, Picture, Table, contradicted
@@ -108,7 +108,7 @@ def answer(
         pictures=[
             Picture(
                 "stage-paths",
-                homotopy.figure(
+                _path_figure(
                     {_label(n): [r.path for r in _of(runs, hardest, n, "total")] for n in effort.stages}
                 ),
                 "Distance to the teacher and step lengths along the paths of one-shot and staged pruning.",
@@ -391,6 +391,16 @@ def _points(interval: distill.Interval) -> str:
     if interval.low is None or interval.high is None:
         return f"{100 * interval.mean:+.2f}"
     return f"{100 * interval.mean:+.2f} [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]"
+
+
+def _path_figure(paths: dict[str, list[homotopy.HomotopyPath]]) -> "Figure":
+    import matplotlib as mpl
+
+    with mpl.rc_context(FIGURE_STYLE):
+        ratios = {"height_ratios": [2.2, 1]}
+        drawn, axes = new_figure(7.6, 5.0, nrows=2, sharex=True, gridspec_kw=ratios)
+        plots.stage_path(paths, axes=axes)
+    return drawn
 
 
 def _modulus_figure(moduli: Moduli) -> "Figure":

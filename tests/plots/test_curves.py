@@ -1,0 +1,120 @@
+"""Pictures along an axis draw the numbers they were given, and say which."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from sparsekd_jax import axioms, distill, operators, plots
+from sparsekd_jax.theory import homotopy
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def ax():
+    return Figure().subplots()
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_entropy_rises_from_that_of_p_to_log_k(ax):
+    p = np.array([0.7, 0.2, 0.1])
+    plots.entropy_curves({"power": operators.get("power"), "mine": lambda p, t: p}, p, hottest=1e4, ax=ax)
+    _, power, mine = ax.lines
+    entropy = -np.sum(p * np.log(p))
+    assert power.get_ydata()[[0, -1]] == pytest.approx([entropy, np.log(3)], abs=1e-4)
+    assert (np.diff(power.get_ydata()) > -1e-6).all()
+    np.testing.assert_allclose(mine.get_ydata(), entropy, atol=1e-6)
+    assert legend(ax) == ["power", "mine"]
+    assert power.get_linestyle() != mine.get_linestyle(), "told apart without colour"
+    with pytest.raises(ValueError, match="one distribution"):
+        plots.entropy_curves({"power": operators.get("power")}, [[0.5, 0.5]], ax=ax)
+
+
+def test_reliability_is_accuracy_against_confidence(ax):
+    probs = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.6, 0.4]], np.float32)
+    labels = jnp.array([0, 1, 0, 0, 1])
+    tally = distill.tally(jnp.log(probs), labels)
+    np.testing.assert_allclose(tally.in_bin.sum(), 5)
+    plots.reliability_diagram({"mine": tally}, ax=ax)
+    _, joined = ax.lines
+    np.testing.assert_allclose(joined.get_xydata(), [[0.6, 2 / 3], [0.9, 0.5]], rtol=1e-5)
+    sizes = ax.collections[0].get_sizes()
+    assert (sizes - 16)[0] / (sizes - 16)[1] == pytest.approx(3 / 2)
+    assert legend(ax) == [f"mine, ECE {100 * (3 / 5 * (2 / 3 - 0.6) + 2 / 5 * 0.4):.1f} %"]
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plots.reliability_diagram({}, ax=ax)
+
+
+def test_crossover_marks_what_is_decided(ax):
+    values = [[-1.0, -1.1, -0.9], [0.5, -0.5, 0.1], [1.0, 1.1, 0.9]]
+    plots.crossover([1, 2, 3], {"a": values}, first="stages", second="one shot", ax=ax)
+    faces = [
+        line.get_markerfacecolor()
+        for line in ax.lines
+        if line.get_marker() == "o" and len(line.get_xdata()) == 1
+    ]
+    assert [face == "white" for face in faces] == [False, True, False]
+    bounds = [
+        line.get_ydata()
+        for line in ax.lines
+        if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
+    ][1:]
+    expected = [distill.interval(row) for row in values]
+    means = next(line for line in ax.lines if len(line.get_xdata()) == 3)
+    np.testing.assert_allclose(means.get_ydata(), [cell.mean for cell in expected])
+    np.testing.assert_allclose(bounds, [[cell.low, cell.high] for cell in expected[1:]])
+    assert {text.get_text() for text in ax.texts} == {"stages is better", "one shot is better"}
+    with pytest.raises(ValueError, match=r"must be \[2, seeds\]"):
+        plots.crossover([1, 2], {"a": values}, ax=ax)
+
+
+@pytest.fixture
+def path():
+    points = np.array([[[0.9, 0.1]], [[0.8, 0.2]], [[0.6, 0.4]]])
+    return homotopy.HomotopyPath(jnp.asarray(points), (0.0, 0.5, 0.9))
+
+
+def test_stage_path_draws_distances_and_steps(path):
+    top, bottom = plots.stage_path({"two stages": [path, path]}, axes=Figure().subplots(2))
+    np.testing.assert_allclose(top.lines[2].get_ydata(), path.from_teacher)
+    np.testing.assert_allclose(bottom.lines[2].get_ydata(), path.step_lengths)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plots.stage_path({})
+    other = dataclasses.replace(path, sparsities=(0.0, 0.1, 0.2))
+    with pytest.raises(ValueError, match="different sparsities"):
+        plots.stage_path({"x": [path, other]})
+
+
+@pytest.mark.usefixtures("x64")
+def test_law_margins_put_a_violation_left_of_zero(ax):
+    laws = ("A1", "A4")
+    good = axioms.check(operators.get("mixture"), laws=laws, num_classes=(3,))
+    bad = axioms.check(lambda p, t: p[..., ::-1], laws=laws, num_classes=(3,))
+    plots.law_margins([good, bad], ax=ax)
+    marks = [line for line in ax.lines if line.get_marker() not in ("None", "")]
+    drawn = {(round(float(line.get_ydata()[0]), 2), line.get_marker()): line.get_xdata()[0] for line in marks}
+    assert [ax.get_yticklabels()[i].get_text() for i in range(2)] == list(laws)
+    expected = {
+        round(i + j / 3 - 0.5, 2): r[law].margin
+        for i, law in enumerate(laws)
+        for j, r in ((1, good), (2, bad))
+    }
+    assert {y: x for (y, _), x in drawn.items()} == expected
+    assert {marker for (y, marker), x in drawn.items() if x < -0.01} == {"X"}
+
+
+def test_without_axes_a_new_figure_opens_in_the_style_of_the_house():
+    from matplotlib import pyplot
+
+    ax = plots.softening_field(operators.get("power"), 2.0)
+    assert ax.get_figure() is pyplot.gcf()
+    ax = plots.law_margins(axioms.check(operators.get("power"), laws=("A4",), num_classes=(3,)))
+    assert not ax.spines["top"].get_visible()
+    pyplot.close("all")

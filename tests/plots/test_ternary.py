@@ -1,0 +1,78 @@
+"""Pictures on the triangle draw what the operator and the map say."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from sparsekd_jax import operators, plots
+from sparsekd_jax.plots.ternary import to_plane
+from sparsekd_jax.theory import variance
+
+
+@pytest.fixture
+def ax():
+    return Figure().subplots()
+
+
+def test_corners_lie_at_distance_one_and_the_centre_amid_them():
+    corners = to_plane(np.eye(3))
+    centre = to_plane(np.full(3, 1 / 3))
+    for i in range(3):
+        assert np.linalg.norm(corners[i] - corners[(i + 1) % 3]) == pytest.approx(1)
+        assert np.linalg.norm(corners[i] - centre) == pytest.approx(1 / np.sqrt(3))
+
+
+def paths(operator, ax):
+    plots.softening_field(operator, 4.0, name="mine", ax=ax)
+    return [line.get_xydata() for line in ax.lines if len(line.get_xydata()) == 40]
+
+
+def test_paths_run_from_the_point_towards_the_centre(ax):
+    drawn = paths(operators.get("mixture"), ax)
+    centre = to_plane(np.full(3, 1 / 3))
+    for path in drawn[: len(drawn) // 2]:  # T = 64: (p − u)/64 of the way is left
+        np.testing.assert_allclose(path[-1] - centre, (path[0] - centre) / 64, atol=1e-5)
+    assert ax.get_title() == "mixture"
+
+
+def test_cold_paths_only_where_the_range_reaches_below_one():
+    def count(operator):
+        ax = Figure().subplots()
+        return len(paths(operator, ax)), ax.get_title()
+
+    both, _ = count(operators.get("power"))
+    warm, _ = count(operators.get("entropy-projection"))
+    plain, title = count(lambda p, t: p / t + (1 - 1 / t) / p.shape[-1])
+    assert both == 2 * warm == 2 * plain
+    assert title == "mine"
+
+
+def drawn(ax):
+    figure = ax.get_figure()
+    figure.canvas.draw()
+    _, bar = figure.axes
+    return ax.collections, bar.get_ylabel(), [t.get_text() for t in bar.get_yticklabels()]
+
+
+@pytest.mark.parametrize("num_samples", [None, 20])
+def test_the_map_shows_where_power_amplifies(ax, num_samples):
+    found = variance.amplification_map(operators.get("power"), 2.0, num_samples, resolution=20)
+    assert plots.variance_map(found, ax=ax) is ax
+    (filled, contour), label, ticks = drawn(ax)
+    assert ax.get_title() == f"power, T = 2, {'n → ∞' if num_samples is None else 'n = 20'}"
+    assert "total variance" in label
+    assert {"1/2", "1", "2"} <= set(ticks)
+    assert list(contour.levels) == [0.0]
+    assert len(contour.get_paths()[0].vertices) >= 12
+    assert filled.norm.vmin == -filled.norm.vmax
+
+
+def test_the_map_of_the_mixture_has_one_colour_and_no_contour(ax):
+    found = variance.amplification_map(operators.get("mixture"), 2.0, resolution=10)
+    np.testing.assert_allclose(found.ratio, 0.25, rtol=1e-9)
+    plots.variance_map(found, ax=ax)
+    collections, _, ticks = drawn(ax)
+    assert len(collections) == 1
+    assert "1/4" in ticks
+    with pytest.raises(ValueError, match="too many to enumerate"):
+        variance.amplification_map(operators.get("mixture"), 2.0, 10_000, resolution=10)
