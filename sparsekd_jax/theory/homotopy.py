@@ -374,7 +374,8 @@ def modulus_of_continuity(
         A `Modulus`. Magnitude pruning jumps by the weight it drops, so that ω stays up at the smallest h.
 
     Raises:
-        ValueError: a grid that is empty or leaves [0, ``up_to``].
+        ValueError: a grid that is empty or leaves [0, ``up_to``], or a function that returns what are no
+            distributions, or not the same number of them, at some sparsity: the error says at which.
 
     Reference:
         theory.md section 4, and section 1 for the halving.
@@ -396,8 +397,20 @@ def modulus_of_continuity(
     def gap(left: Array, right: Array) -> float:
         return float(_mean_distance(distance, left, right))
 
+    shapes: set[tuple[int, ...]] = set()
+
+    def seen(s: float) -> Array:
+        out = jnp.asarray(function(s))
+        shapes.add(out.shape)
+        if out.ndim != 2 or len(out) == 0 or len(shapes) > 1:
+            raise ValueError(
+                f"function({s:g}) has shape {out.shape}; it returns [probes, K], the same at every sparsity"
+            )
+        simplex.require_probabilities(out, f"function({s:g})")
+        return out
+
     starts = np.linspace(0.0, up_to - largest_step, num_points)
-    segments = [(s, function(s), function(s + largest_step)) for s in starts.tolist()]
+    segments = [(s, seen(s), seen(s + largest_step)) for s in starts.tolist()]
     steps = largest_step * 0.5 ** np.arange(num_steps)
     values, where = [], []
     for h in steps.tolist():
@@ -406,7 +419,7 @@ def modulus_of_continuity(
         where.append(segments[int(np.argmax(moved))][0])
         halved = []
         for s, left, right in segments:
-            middle = function(s + h / 2)
+            middle = seen(s + h / 2)
             first = gap(left, middle) >= gap(middle, right)
             halved.append((s, left, middle) if first else (s + h / 2, middle, right))
         segments = halved

@@ -259,6 +259,36 @@ def test_a_map_that_stands_still():
     assert still.exponent == math.inf
 
 
+def gives(value, beyond=0.3):
+    """A function that is even up to a sparsity, and from there on something else."""
+    return lambda s: jnp.array([[0.5, 0.5]]) if s <= beyond else jnp.asarray(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([[jnp.nan, jnp.nan]], r"function\(0.\d+\), row 0: contains nan"),
+        ([[0.7, 0.7]], r"function\(0.\d+\), row 0: sums to 1.4.*normalize"),
+        ([[3.0, -2.0]], "negative entry -2.*logits"),
+        ([0.5, 0.5], r"function\(0.\d+\) has shape \(2,\); it returns \[probes, K\]"),
+        ([[0.5, 0.5], [0.5, 0.5]], r"has shape \(2, 2\); .* the same at every sparsity"),
+        (np.zeros((0, 2)), r"has shape \(0, 2\)"),
+        ([[1, 0]], "has dtype int"),
+    ],
+)
+def test_a_function_that_gives_no_distributions_has_no_modulus(value, message):
+    """NaN was compared as if it had not moved: ω = 0 and an exponent of inf, those of a map at rest."""
+    with pytest.raises((ValueError, TypeError), match=message):
+        homotopy.modulus_of_continuity(gives(value))
+
+
+def test_what_it_gives_only_halfway_is_seen_too():
+    """At a sparsity that no first segment ends at, and the halving comes to."""
+    holes = lambda s: jnp.full((1, 2), jnp.nan if 0.04 < s < 0.06 else 0.5)  # noqa: E731
+    with pytest.raises(ValueError, match=r"function\(0.05\), row 0: contains nan"):
+        homotopy.modulus_of_continuity(holes, num_points=3, up_to=0.9)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
