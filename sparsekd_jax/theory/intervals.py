@@ -58,10 +58,17 @@ def one_way(full: Float[Array, ""], without: Float[Array, " m"]) -> Spread:
     Returns:
         Value, variance and degrees of freedom; pure, for ``jit`` and ``vmap``.
 
+    Raises:
+        ValueError: fewer than two members.
+
     For a mean it is the usual s²/m. For a statistic of pairs, such as a variance, its expectation is at least
     the true variance (Efron and Stein, 1981).
     """
     m = without.shape[0]
+    if m < 2:
+        raise ValueError(
+            f"without has shape {without.shape}; one member has no variance: retrain on at least 2 resamples"
+        )
     variance = (m - 1) / m * jnp.sum((without - jnp.mean(without)) ** 2)
     return Spread(full, variance, jnp.full_like(variance, m - 1))
 
@@ -85,10 +92,18 @@ def two_way(full: Float[Array, " n"], without: Float[Array, "m n"]) -> Spread:
     Returns:
         The mean over examples, its variance and degrees of freedom; pure, for ``jit`` and ``vmap``.
 
+    Raises:
+        ValueError: fewer than two members or two examples.
+
     Reference:
         theory.md section 3 (intervals); Owen, "The pigeonhole bootstrap" (2007) for the crossed design.
     """
     m, n = without.shape
+    if min(m, n) < 2:
+        raise ValueError(
+            f"without has shape {without.shape}; a variance over members and examples needs two of each: "
+            "retrain on more resamples, or take the examples as fixed (one_way)"
+        )
     pseudo = m * full[None] - (m - 1) * without
     by_member, by_example = jnp.mean(pseudo, axis=1), jnp.mean(pseudo, axis=0)
     rest = pseudo - by_member[:, None] - by_example[None] + jnp.mean(pseudo)

@@ -87,6 +87,16 @@ def test_two_way_covers_the_mean_of_crossed_effects_and_each_way_alone_does_not(
         assert coverage(testbed.members_only)[0] < 0.85
 
 
+@pytest.mark.parametrize("wrap", [lambda rule: rule, jax.jit])
+def test_one_of_a_kind_has_no_variance_under_jit_either(wrap):
+    """NaN from the two-way rule and a variance of 0 from the other, if the shape were let through."""
+    with pytest.raises(ValueError, match=r"without has shape \(1,\); one member has no variance: retrain"):
+        wrap(intervals.one_way)(jnp.float32(1.0), jnp.ones(1))
+    for shape in ((1, 4), (4, 1)):
+        with pytest.raises(ValueError, match="needs two of each: retrain on more resamples, or take"):
+            wrap(intervals.two_way)(jnp.ones(shape[1]), jnp.ones(shape))
+
+
 def test_members_that_agree_give_an_interval_without_width(x64):
     spread = intervals.two_way(jnp.ones(4), jnp.ones((3, 4)))
     assert tuple(map(float, spread)) == (1.0, 0.0, 2.0)
