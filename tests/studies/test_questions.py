@@ -58,6 +58,12 @@ def test_the_map_has_a_cell_a_condition(map_answer):
     assert tuple(map(int, counted.groups())) == (won, lost, undecided)
 
 
+@pytest.mark.parametrize("members", [0, 1, 2])
+def test_a_map_of_intervals_needs_three_pairs(members):
+    with pytest.raises(ValueError, match=f"members is {members}; .* at least 3"):
+        dataclasses.replace(GRID, members=members)
+
+
 def test_terms_that_do_not_add_up_are_seen(monkeypatch):
     """The twin: a bias that is halved breaks the identity of the risks."""
     honest = bias_variance.compare

@@ -35,7 +35,7 @@ class Grid:
         sparsities: of the students; 0 is the control, a dense student taught alike.
         temperatures: T ≥ 1; at T = 1 all operators are the identity and run once.
         operators: by name.
-        members: pairs a cell.
+        members: pairs a cell, at least 3: two have no intervals.
         teacher_steps: steps of a teacher.
         steps: steps of a student.
         hidden: widths of the network.
@@ -51,6 +51,10 @@ class Grid:
     steps: int = 500
     hidden: tuple[int, ...] = (64, 64)
     alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.members < 3:
+            raise ValueError(f"members is {self.members}; intervals over pairs need at least 3 of them")
 
     def conditions(self) -> list[tuple[str, float, float]]:
         """Operator, temperature and sparsity of each student, the identity once."""
