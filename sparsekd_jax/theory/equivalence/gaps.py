@@ -132,7 +132,8 @@ def moment_gap(
         ``[N]``, numpy float64.
 
     Raises:
-        ValueError: as `gap`.
+        ValueError: shapes that do not fit, a statistic that is not finite, rows that are no distributions, a
+            temperature that an operator does not take.
 
     Reference: theory.md section 5.
 
@@ -142,9 +143,10 @@ def moment_gap(
     >>> round(float(moment_gap(PowerTransform(), ConvexMixture(), p, mean_only, 2.0)[0]), 12)
     0.0
     """
-    p, a = np.asarray(probabilities, np.float64), np.asarray(statistic, np.float64)
-    if p.ndim != 2 or a.ndim != 2 or p.shape[1] != len(a):
+    p, a = _checked_rows(probabilities), np.asarray(statistic, np.float64)
+    if p.ndim != 2 or len(p) == 0 or a.ndim != 2 or p.shape[1] != len(a):
         raise ValueError(f"probabilities {p.shape}, statistic {a.shape}: need [N, K] and [K, r]")
+    simplex.refuse(~np.isfinite(a).all(-1), "statistic", lambda i: "is not finite")
     at_first, at_second = pair(temperature)
     return np.linalg.norm((soften(first, p, at_first) - soften(second, p, at_second)) @ a, axis=-1)
 
@@ -181,20 +183,25 @@ def pull_back(x: np.ndarray, targets: Float[np.ndarray, "N K"]) -> np.ndarray:
     return x.T @ targets if x.ndim == 2 else np.einsum("nkd,nk->d", x, targets)
 
 
-def checked_teacher(probabilities: ArrayLike, features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """P and X in float64, or an error that names what does not fit.
+def _checked_rows(probabilities: ArrayLike) -> np.ndarray:
+    """Distributions in float64, each read as the one it represents, ``p/Σp``, as operators do.
 
-    A row of P is read as the distribution it represents, ``p/Σp``, as operators do: from float32 it sums to 1
-    within the tolerance of that dtype only.
+    From float32 a row sums to 1 within the tolerance of that dtype only.
     """
     given = probabilities if hasattr(probabilities, "dtype") else np.asarray(probabilities, np.float64)
     simplex.require_probabilities(given, "probabilities")
-    p, x = np.asarray(given, np.float64), np.asarray(features, np.float64)
+    p = np.asarray(given, np.float64)
+    return p / p.sum(-1, keepdims=True)
+
+
+def checked_teacher(probabilities: ArrayLike, features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """P and X in float64, or an error that names what does not fit."""
+    p, x = _checked_rows(probabilities), np.asarray(features, np.float64)
     fits = p.ndim == 2 and x.ndim in (2, 3) and len(x) == len(p) > 0 and x.shape[-1] > 0
     if not fits or (x.ndim == 3 and x.shape[1] != p.shape[1]):
         raise ValueError(f"probabilities {p.shape}, features {x.shape}: need [N, K] and [N, d] or [N, K, D]")
     simplex.refuse(~np.isfinite(x).reshape(len(x), -1).all(-1), "features", lambda i: "is not finite")
-    return p / p.sum(-1, keepdims=True), x
+    return p, x
 
 
 def pair(temperature: Temperatures) -> tuple[float, float]:
