@@ -249,6 +249,21 @@ def test_an_exponential_family_sees_the_moments_only(seed, r):
             assert np.abs(fit(p) - fit(target)).max() > 1e-4
 
 
+def test_moments_of_float32_rows_are_those_of_the_rows_they_represent():
+    """(.9, .1) in float32 sums to 1 within the tolerance of float32, not of float64."""
+    single = np.array([[0.9, 0.1], [0.3, 0.7]], np.float32)
+    a = np.array([[0.0], [1.0]])
+    found = moment_gap(POWER, MIXTURE, single, a, 2.0)
+    np.testing.assert_allclose(
+        found, moment_gap(POWER, MIXTURE, single.astype(float).round(7), a, 2.0), rtol=1e-6
+    )
+    by_hand = np.abs(np.sqrt([0.1, 0.7]) / (np.sqrt([0.1, 0.7]) + np.sqrt([0.9, 0.3])) - [0.3, 0.6])
+    np.testing.assert_allclose(found, by_hand, rtol=1e-6)
+    # Exactly: the gap of one row with the identity for features, seen through A.
+    one = gap(POWER, MIXTURE, single[:1], np.ones((1, 1)), 2.0).value
+    assert moment_gap(POWER, MIXTURE, single[:1], np.eye(2), 2.0)[0] == pytest.approx(one, rel=1e-14)
+
+
 # -- nearest temperatures and classes ----------------------------------------------------------------
 
 
@@ -281,6 +296,49 @@ def test_the_same_operator_is_found_again():
         found = nearest_temperature(op, 2.5, op, p, x)
         assert found.temperature == pytest.approx(2.5, rel=1e-11)
         assert found.gap < 1e-12
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("blind", [np.ones((2, 1)), np.zeros((2, 3)), np.full((2, 2), 1e9)])
+def test_features_that_do_not_see_the_temperature_identify_none(name, blind):
+    """A row and its mirror image: a constant feature sees their mean, which is uniform at every S."""
+    p = np.array([[0.8, 0.2], [0.2, 0.8]])
+    found = nearest_temperature(POWER, 2.0, FAMILIES[name], p, blind)
+    assert not found.identified
+    assert found.relative == 0
+    assert str(found).startswith("not identified: gap ")
+    # Broken twin: 'not at an end' was all that was said of it, and is true of features that see as well.
+    seen = nearest_temperature(POWER, 2.0, FAMILIES[name], p, np.eye(2))
+    assert seen.identified
+    assert str(seen).startswith(f"T = {seen.temperature:.6g}: gap ")
+
+
+def test_a_temperature_of_which_part_of_the_range_is_as_near_is_not_identified():
+    """Power with T clamped at 5 is one function from there on; below it the temperature is found."""
+    p, x = problem(0)
+    clamped = operators.get("clamped-power", limit=5.0)
+    assert not nearest_temperature(POWER, 5.0, clamped, p, x).identified
+    found = nearest_temperature(POWER, 3.0, clamped, p, x)
+    assert found.identified
+    assert found.temperature == pytest.approx(3.0, rel=1e-9)
+
+
+def test_a_gap_that_no_temperature_closes_where_uniform_targets_do():
+    """F(P) looks uniform and G, which does not depend on S, never does."""
+    p = np.array([[0.8, 0.2], [0.2, 0.8]])
+    found = nearest_temperature(POWER, 2.0, lambda row, t: row**2 / jnp.sum(row**2), p[:1], [[1.0]])
+    assert (found.identified, 0 < found.relative < math.inf) == (False, True)
+    found = nearest_temperature(POWER, 2.0, lambda row, t: jnp.array([0.9, 0.1]), p, np.ones((2, 1)))
+    assert (found.identified, found.relative) == (False, math.inf)
+
+
+@given(seeds, st.floats(1.5, 3))
+def test_a_narrow_range_identifies_too(seed, t):
+    """However near the 65 temperatures are to each other, the one sought is told from them."""
+    p, x = problem(seed)
+    found = nearest_temperature(POWER, t, POWER, p, x, temperatures=(t * (1 - 1e-4), t * (1 + 1e-4)))
+    assert found.identified
+    assert found.temperature == pytest.approx(t, rel=1e-9)
 
 
 def test_classes_are_single_linkage_and_say_how_wide_they_are():
@@ -355,6 +413,7 @@ def test_at_a_vertex_two_classes_are_not_enough():
     np.testing.assert_array_equal(soften(POWER, vertex, 50.0), vertex)
     found = nearest_temperature(MIXTURE, 2.0, POWER, vertex, [[1.0]])
     assert found.gap == pytest.approx(0.25 * math.sqrt(2))
+    assert not found.identified
 
 
 # -- tangent features --------------------------------------------------------------------------------
@@ -419,6 +478,13 @@ CALL = functools.partial(gap, POWER, MIXTURE)
         (lambda: CALL(P, X, 2.0, reduction="none"), "'mean' or 'sum'"),
         (lambda: CALL(P, X, 2.0).student_bound(0.0), "needs a ridge mu > 0"),
         (lambda: moment_gap(POWER, MIXTURE, P, np.ones((4, 1)), 2.0), "statistic"),
+        (lambda: moment_gap(POWER, MIXTURE, P, [[0.0], [math.nan], [1.0]], 2.0), "statistic, row 1: is not"),
+        (lambda: moment_gap(POWER, MIXTURE, 2 * P, np.ones((3, 1)), 2.0), "probabilities, row 0: sums to 2"),
+        (
+            lambda: moment_gap(POWER, MIXTURE, np.where(P > 0, math.nan, P), np.ones((3, 1)), 2.0),
+            "contains nan",
+        ),
+        (lambda: moment_gap(POWER, MIXTURE, P[:0], np.ones((3, 1)), 2.0), r"probabilities \(0, 3\)"),
         (lambda: classes([POWER, POWER], P, X, 2.0, 0.1), "share a name"),
         (lambda: classes([POWER, MIXTURE], P, X, 2.0, -0.1), "tolerance is -0.1"),
         (lambda: classes([POWER, MIXTURE], P, X, [2.0] * 3, 0.1), "temperature"),

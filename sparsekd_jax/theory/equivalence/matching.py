@@ -22,9 +22,13 @@ class NearestTemperature:
         temperature: S.
         gap: ``‖Xᵀ(F_T(P) − G_S(P))‖/N``, what is left.
         same: the gap at S = T, before the search (None where G does not take T).
-        relative: gap over ``‖Xᵀ(F_T(P) − u)‖/N``: 0 is equivalent, 1 no better than uniform targets.
+        relative: gap over ``‖Xᵀ(F_T(P) − u)‖/N``: 0 is equivalent, 1 no better than uniform targets, inf
+            where uniform targets are equivalent and no S is.
         at_end: whether S is at an end of the range searched, so that nearer ones may lie beyond.
         searched: that range.
+        identified: whether one S is nearest. False where others of the 65 searched, not next to it, are as
+            near to rounding, such as all of them where the features do not see what G does: then
+            ``temperature`` is any one of those.
     """
 
     temperature: float
@@ -33,6 +37,13 @@ class NearestTemperature:
     relative: float
     at_end: bool
     searched: tuple[float, float]
+    identified: bool = True
+
+    def __str__(self) -> str:
+        if not self.identified:
+            return f"not identified: gap {self.gap:.4g} at T = {self.temperature:.6g} and at others alike"
+        end = ", an end of the range searched" if self.at_end else ""
+        return f"T = {self.temperature:.6g}{end}: gap {self.gap:.4g}, {self.relative:.4g} of the signal"
 
 
 def nearest_temperature(
@@ -55,7 +66,8 @@ def nearest_temperature(
             function [1, 1000].
 
     Returns:
-        A `NearestTemperature`; log S is found to about 1e-8, and to 1e-13 where the gap reaches 0.
+        A `NearestTemperature`; log S is found to about 1e-8, and to 1e-13 where the gap reaches 0. Where no
+        S is nearer than another it says ``identified=False``: look there before you read the temperature.
 
     Raises:
         ValueError: a range that is not 0 < low < high < ∞, or as `gap`.
@@ -66,6 +78,9 @@ def nearest_temperature(
     >>> found = nearest_temperature(PowerTransform(), 2.0, ConvexMixture(), [[0.9, 0.1]], [[1.0]])
     >>> round(found.temperature, 6), round(found.gap, 9)
     (1.6, 0.0)
+    >>> rows = [[0.8, 0.2], [0.2, 0.8]]    # a constant feature sees their mean, which no S moves
+    >>> nearest_temperature(PowerTransform(), 2.0, ConvexMixture(), rows, [[1.0], [1.0]]).identified
+    False
     """
     p, x = checked_teacher(probabilities, features)
     low, high = _searchable(second) if temperatures is None else temperatures
@@ -93,6 +108,9 @@ def nearest_temperature(
         )
         if found.fun < best:
             log_s, best = origin + found.x, float(found.fun)
+    # The gap is a mean over rows, of terms as large as a feature.
+    rounding = 64 * np.finfo(float).eps * float(np.linalg.norm(x.reshape(len(x), -1), axis=-1).mean())
+    as_near = grid[np.array(values) <= min(values) + rounding]
     whole = float(np.linalg.norm(pull_back(x, target - 1 / p.shape[1]))) / len(p)
     try:
         same = float(np.linalg.norm(pull_back(x, target - soften(second, p, temperature)))) / len(p)
@@ -102,9 +120,10 @@ def nearest_temperature(
         temperature=min(max(math.exp(log_s), low), high),
         gap=best,
         same=same,
-        relative=best / whole if whole > 0 else 0.0,
+        relative=best / whole if whole > rounding else 0.0 if best <= rounding else math.inf,
         at_end=bool(min(log_s - grid[0], grid[-1] - log_s) < 1e-6),
         searched=(low, high),
+        identified=bool(np.ptp(as_near) < max(1.5 * (grid[1] - grid[0]), 1e-6)),
     )
 
 
