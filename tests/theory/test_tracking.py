@@ -202,6 +202,74 @@ def noisy_rms(curvatures, eta, m, sigma, start, speed, runs=4000):
         return math.sqrt(float(jnp.mean(jax.jit(jax.vmap(error))(keys))))
 
 
+def exact_rms(curvatures, shares, end, start, eta, m, sigma, stages):
+    """RMS of θ_n − θ*(1) on ½Σh(θ − λ·end)², in closed form: means and variances of each axis, step by step.
+
+    Axis i has the share s_i of the noise: v ← (1 − ηh)²v + η²σ²s.
+    """
+    h, s, end, mean = (np.asarray(a, float) for a in (curvatures, shares, end, start))
+    variance = np.zeros_like(h)
+    for k in range(1, stages + 1):
+        for _ in range(m):
+            mean = mean - eta * h * (mean - k / stages * end)
+            variance = (1 - eta * h) ** 2 * variance + eta**2 * sigma**2 * s
+    return math.sqrt(np.sum((mean - end) ** 2 + variance))
+
+
+def within_the_stochastic_bound(axes, share, m, sigma, stages, term):
+    """Whether e_n plus a term of the noise bounds the exact RMS; ``term`` is of a bound and σ."""
+    h, weights, end, start = (np.array(x) for x in zip(*axes, strict=True))
+    mu, smoothness = float(h.min()), float(h.max())
+    eta = share * (2 / (mu + smoothness))
+    bound = TrackingBound(
+        mu=mu,
+        L=smoothness,
+        P=float(np.linalg.norm(end)),
+        G=1.0,
+        m=m,
+        eta=eta,
+        e0=float(np.linalg.norm(start)),
+    )
+    rms = exact_rms(h, weights / weights.sum(), end, start, eta, m, sigma, stages)
+    return rms <= (bound.error(stages) + term(bound, sigma)) * (1 + 1e-9) + 1e-12
+
+
+small, noisy = st.floats(-10, 10), st.floats(0.01, 1)
+noisy_runs = (
+    st.lists(st.tuples(st.floats(0.01, 100), noisy, small, small), min_size=1, max_size=4),
+    st.floats(0.001, 1),
+    st.integers(1, 10),
+    st.floats(0, 10),
+    st.integers(1, 12),
+)
+
+
+@settings(max_examples=300)
+@given(*noisy_runs)
+def test_the_stochastic_term_bounds_the_exact_rms(axes, share, m, sigma, stages):
+    """Any curvatures, any split of the noise among them, any step size of the theorem; nothing is sampled."""
+    assert within_the_stochastic_bound(axes, share, m, sigma, stages, TrackingBound.stochastic_term)
+
+
+STATIONARY = ([(2.0, 1.0, 0.0, 0.0), (8.0, 1e-9, 0.0, 0.0)], 0.9, 10, 3.0, 10)
+"""Noise along the flattest axis until its variance is stationary: there the term is attained."""
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        lambda bound, sigma: 0.999 * bound.stochastic_term(sigma),
+        lambda bound, sigma: sigma * math.sqrt(bound.eta / (2 * bound.mu)),  # of small steps only
+        lambda bound, sigma: sigma * math.sqrt(bound.eta / (bound.L * (2 - bound.eta * bound.L))),
+        lambda bound, sigma: sigma * bound.eta / math.sqrt(bound.m),
+    ],
+    ids=["one in a thousand less", "the limit of small steps", "L for μ", "one step's noise"],
+)
+def test_a_smaller_stochastic_term_is_exceeded(term):
+    assert within_the_stochastic_bound(*STATIONARY, TrackingBound.stochastic_term)
+    assert not within_the_stochastic_bound(*STATIONARY, term)
+
+
 def test_noise_leaves_an_error_that_the_noiseless_bound_does_not_know():
     """Witness: e = .125 where the noiseless bound says 3e-12."""
     quiet = TrackingBound(mu=2.0, L=2.0, P=0.0, G=1.0, m=13, eta=0.2, e0=1.0)
@@ -227,6 +295,8 @@ def test_the_stochastic_term_bounds_the_rms(eta, m, sigma):
     curvatures = [1.0, 2.0, 9.0]
     bound = TrackingBound(mu=1.0, L=9.0, P=3.0, G=1.0, m=m, eta=eta, e0=1.0)
     rms = noisy_rms(curvatures, eta, m, sigma, start=1.0, speed=3.0)
+    exact = exact_rms(curvatures, np.full(3, 1 / 3), [3, 0, 0], [-1, 0, 0], eta, m, sigma, STAGES)
+    assert rms == pytest.approx(exact, rel=0.05)  # what `follow` does is what the recursion says
     allowed = bound.error(STAGES) + bound.stochastic_term(sigma)
     assert rms <= allowed * (1 + 3 / math.sqrt(2 * 4000))
 
