@@ -22,6 +22,7 @@ from sparsekd_jax import operators, plots
 from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure
 from sparsekd_jax.axioms import AXIOMS, LAWS, Witness
 from sparsekd_jax.studies import private_labels
+from sparsekd_jax.theory import variance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +47,11 @@ GENERATED = "<!-- written by docs/build_pages.py; edit that instead -->"
 
 def main() -> None:
     FIGURES.mkdir(exist_ok=True)
-    for name, draw in (("softening.png", draw_softening), ("entropy.svg", draw_entropy)):
+    for name, draw in (
+        ("softening.png", draw_softening),
+        ("entropy.svg", draw_entropy),
+        ("amplification.svg", draw_amplification),
+    ):
         save(draw(), FIGURES / name)
     write(DOCS / "laws.md", laws_page())
     table = read_table()
@@ -125,6 +130,15 @@ def draw_entropy() -> "Figure":
     with mpl.rc_context(FIGURE_STYLE | {"font.size": 11}):
         figure, ax = new_figure(8.0, 4.2)
         plots.entropy_curves(curves, [0.85, 0.1, 0.04, 0.01], ax=ax)
+    return figure
+
+
+def draw_amplification() -> "Figure":
+    """Where power and the mixture raise the variance of twenty labels."""
+    with mpl.rc_context(FIGURE_STYLE):
+        figure, axes = new_figure(10.4, 4.3, ncols=2)
+        for ax, name in zip(axes, ("power", "mixture"), strict=True):
+            plots.variance_map(variance.amplification_map(operators.get(name), 2.0, 20), ax=ax)
     return figure
 
 

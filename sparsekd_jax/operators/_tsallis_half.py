@@ -102,22 +102,36 @@ def _log_tangent(
 ) -> Array:
     """d log q where q > 0 (0 elsewhere), for tangents of log p (up to a constant), T and r."""
     on, has_p = q > 0, ~jnp.isneginf(log_p)
-    root = jnp.sqrt(jnp.where(on, q, 1))
-    safe_log_p = jnp.where(has_p, log_p, 0)
+    safe_log_p, safe_q = jnp.where(has_p, log_p, 0), jnp.where(on, q, 1)
     p = jnp.where(has_p, jnp.exp(safe_log_p), 0)
-    kept = jnp.sqrt(p)  # p^r; T q^r is its sum with d
+    root = _known_power(jnp.sqrt(safe_q), jnp.log(safe_q), r)
+    kept = jnp.where(has_p, _known_power(jnp.sqrt(p), safe_log_p, r), 0)  # p^r; T q^r is its sum with d
     force = jnp.zeros_like(q)
     if not isinstance(moved, SymbolicZero):
         dc = jnp.where(has_p, moved, 0)
         force += kept * r * (dc - row_sum(p * dc))
     if not isinstance(turned, SymbolicZero):
-        log_q = 2 * jnp.log(root)
-        force += (kept * safe_log_p - temperature * root * log_q) * turned
+        force += (kept * safe_log_p - temperature * root * jnp.log(safe_q)) * turned
     if not isinstance(warmed, SymbolicZero):
         force -= root * warmed
-    weight = jnp.where(on, root, 0)
-    shift = row_sum(weight * force) / row_sum(weight)  # q/q^r = √q
+    weight = jnp.where(on, safe_q / root, 0)
+    shift = row_sum(weight * force) / row_sum(weight)
     return jnp.where(on, (force - shift) / (temperature * r * root), 0)
+
+
+@jax.custom_jvp
+def _known_power(power: Array, log_base: Array, r: Array) -> Array:
+    """``base^r``, known to be ``power``: its derivatives are in the base and in r, of every order."""
+    del log_base, r
+    return power
+
+
+@_known_power.defjvp
+def _known_power_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    _, log_base, r = primals
+    _, moved, turned = tangents
+    power = _known_power(*primals)
+    return power, power * (r * moved + log_base * turned)
 
 
 def _from_centred_jvp(primals: tuple, tangents: tuple, *, log: bool) -> tuple:

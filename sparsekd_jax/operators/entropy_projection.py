@@ -122,19 +122,32 @@ def _escort_order_jvp(primals: tuple, tangents: tuple) -> tuple:
     """``dD(q) = β Cov_q(c, β dc + c dβ)`` against ``d(D(p)/T) = Cov_p(c, dc)/T − D(p) dT/T²``."""
     (centred, temperature), (moved, warmed) = primals, tangents
     beta, converged = _escort_order(centred, temperature)
-    off, uniform = jnp.isneginf(centred), _is_uniform(centred)
-    c, dc = jnp.where(off, 0, centred), jnp.where(off, 0, moved)
-
-    def covariance(order: Array, y: Array) -> Array:
-        weight = jax.nn.softmax(jnp.where(off, -jnp.inf, order * c), axis=-1)
-        return row_sum(weight * (c - row_sum(weight * c)) * (y - row_sum(weight * y)))
-
-    deficit = _Escort.of(centred, jnp.ones_like(beta)).deficit
-    lowered = covariance(jnp.ones_like(beta), dc) - deficit / temperature * warmed
-    slope = jnp.where(uniform, 1, beta * covariance(beta, c))
-    general = (lowered / temperature - beta * beta * covariance(beta, dc)) / slope
+    uniform, one = _is_uniform(centred), jnp.ones_like(beta)
+    lowered = _covariance(centred, one, moved) - _deficit(centred) / temperature * warmed
+    slope = jnp.where(uniform, 1, beta * _covariance(centred, beta, centred))
+    general = (lowered / temperature - beta * beta * _covariance(centred, beta, moved)) / slope
     tangent = jnp.where(uniform, -0.5 * beta / temperature * warmed, general)
     return (beta, converged), (tangent, no_tangent(converged))
+
+
+def _covariance(centred: Array, beta: Array, y: Array) -> Array:
+    """``Cov(log p, y)`` under the escort p^β, over the support."""
+    off = jnp.isneginf(centred)
+    c, y = jnp.where(off, 0, centred), jnp.where(off, 0, y)
+    weight = jax.nn.softmax(jnp.where(off, -jnp.inf, beta * c), axis=-1)
+    return row_sum(weight * (c - row_sum(weight * c)) * (y - row_sum(weight * y)))
+
+
+@jax.custom_jvp
+def _deficit(centred: Array) -> Array:
+    """``D(p) = log K − H(p)``; counting the maxima apart, as its value does, hides one of them from AD."""
+    return _Escort.of(centred, jnp.ones_like(centred[..., :1])).deficit
+
+
+@_deficit.defjvp
+def _deficit_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (centred,), (moved,) = primals, tangents
+    return _deficit(centred), _covariance(centred, jnp.ones_like(centred[..., :1]), moved)
 
 
 def _is_uniform(centred: Array) -> Array:

@@ -195,7 +195,11 @@ def _num_classes(centred: Array, counts: Array | None) -> Array:
 
 
 def _identity(centred: Array, temperature: Array, log_ref: Array, counts: Array | None, r: Array) -> Array:
-    """log p, with the derivative in T at T = 1 on the support, ``(d' p_i^(−r) − 1)/r``, d' = 1/Σ p^(1−r)."""
+    """log p, with two derivatives in T at T = 1 on the support.
+
+    The first is ``s_i = (d' p_i^(−r) − 1)/r``, d' = 1/Σ p^(1−r); differentiated along itself it gives the
+    second, ``−(1 + r s_i)(s_i + (1 − r) Σ p s²) − s_i``. A third is not given.
+    """
     off = jnp.isneginf(centred)
     log_p = jnp.where(off, 0, centred) + log_ref
     p = jnp.where(off, 0, jnp.exp(log_p))
@@ -205,8 +209,11 @@ def _identity(centred: Array, temperature: Array, log_ref: Array, counts: Array 
     far = jnp.expm1(jnp.minimum(-r * log_p - log_slope, limit)) / jnp.where(r == 0, 1, r)
     a = -log_p * expm1_ratio(-jnp.where(jnp.abs(r) < 0.1, r, 0) * log_p)
     mean = _total(p * a, counts)
-    slope = jax.lax.stop_gradient(jnp.where(jnp.abs(r) < 0.1, (a - mean) / (1 + r * mean), far))
-    moved = (temperature - jax.lax.stop_gradient(temperature)) * slope
+    slope = jnp.where(jnp.abs(r) < 0.1, (a - mean) / (1 + r * mean), far)
+    spread = _total(p * jnp.where(off, 0, slope) ** 2, counts)
+    curve = -(1 + r * slope) * (slope + (1 - r) * spread) - slope
+    step = temperature - jax.lax.stop_gradient(temperature)
+    moved = step * (slope + 0.5 * step * curve)
     return jnp.where(off, -jnp.inf, log_p + moved)
 
 
@@ -324,14 +331,15 @@ def _shifted_powers_at(
         small, jnp.log(jnp.where(alive & small, rest, 1)), jnp.log1p(jnp.where(small, 0, inner + fine))
     )
     grown += jnp.where(by_rest, log_rest - rc, 0)
-    log_size += jnp.log1p(delta)
+    unrefined, log_size = log_size, log_size + jnp.log1p(delta)
     grown = jnp.where(swamped, log_size - rc, grown)
     log_t = jnp.log(temperature)
     log_ratio = jnp.where(alive, (grown - log_t) / r, -jnp.inf)
     at_zeros = jnp.where(warm & (r > 0), log_ref + (log_size - log_t) / r, -jnp.inf)
-    # T q^r = p_ref^r (e^{rc} + E), where dE is E dδ above T = 1 and (1 + E) dδ below.
-    lever = jnp.where(warm, log_size, log_rest) - rc - jnp.where(alive, grown, 0)
-    rate = jnp.where(off, 1, jnp.exp(jnp.where(alive, lever, 0))) / r
+    # T q^r = p_ref^r (e^{rc} + E), where dE is E_0 dδ above T = 1 and (1 + E_0) dδ below, E_0 the E at δ = 0:
+    # the rate at every δ, since second derivatives differentiate it.
+    lever = jnp.where(warm, unrefined, log_rest) - rc - jnp.where(alive, grown, 0)
+    rate = jnp.where(off, 1 / (1 + delta), jnp.exp(jnp.where(alive, lever, 0))) / r
     return _Softened(log_ratio, jnp.broadcast_to(at_zeros, centred.shape), off, rate)
 
 

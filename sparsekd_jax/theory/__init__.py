@@ -12,7 +12,6 @@ from sparsekd_jax.theory import (
     intervals,
     privacy,
     ridge,
-    slopes,
     text_only,
     variance,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "intervals",
     "privacy",
     "ridge",
-    "slopes",
     "text_only",
     "variance",
 ]

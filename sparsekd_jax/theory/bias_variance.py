@@ -16,8 +16,10 @@ from jaxtyping import ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
 from sparsekd_jax.theory import _terms
-from sparsekd_jax.theory._terms import Loss
+from sparsekd_jax.theory._terms import LeftOut, Loss, Terms, terms
 from sparsekd_jax.theory.intervals import Estimate, Spread, of_difference, one_way, two_way, with_quantile
+
+__all__ = ["Comparison", "Decomposition", "LeftOut", "Terms", "compare", "decompose", "terms"]
 
 Examples = Literal["random", "fixed"]
 Verdict = Literal["sparse wins", "dense wins", "undecided"]
@@ -183,10 +185,10 @@ def decompose(
     values = _ensemble(probs, "probs", loss)
     reference, against = _reference(values, truth, labels, examples, level)
     with jax.enable_x64(True):
-        terms = jax.device_get(_terms.terms(jnp.asarray(values), jnp.asarray(reference), loss))
-        bias = _interval(terms.bias, examples, level)
+        found = jax.device_get(terms(jnp.asarray(values), jnp.asarray(reference), loss))
+        bias = _interval(found.bias, examples, level)
         variance, risk = (
-            _interval(term, examples, level, positive=True) for term in (terms.variance, terms.risk)
+            _interval(term, examples, level, positive=True) for term in (found.variance, found.risk)
         )
     m, n, _ = values.shape
     known = against == "truth"
@@ -199,8 +201,8 @@ def decompose(
         variance=variance,
         risk=risk,
         plug_in_variance=variance.value * (m - 1) / m,
-        variance_map=terms.variance_map,
-        bias_squared_map=terms.bias_map if known else None,
+        variance_map=found.variance_map,
+        bias_squared_map=found.bias_map if known else None,
     )
 
 
@@ -279,7 +281,7 @@ def compare(
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _spread(term: _terms.LeftOut, examples: Examples) -> Spread:
+def _spread(term: LeftOut, examples: Examples) -> Spread:
     if examples == "random":
         return two_way(*term)
     return one_way(jnp.mean(term.full), jnp.mean(term.without, axis=1))
@@ -292,7 +294,7 @@ def _interval_of_gain(delta: _terms.Differences, examples: Examples, level: floa
     return of_difference(dense, sparse, _spread(delta.variance, examples), level)
 
 
-def _interval(term: _terms.LeftOut, examples: Examples, level: float, *, positive: bool = False) -> Estimate:
+def _interval(term: LeftOut, examples: Examples, level: float, *, positive: bool = False) -> Estimate:
     if term.without.shape[0] < 3:  # without one of two members there is no variance left
         return Estimate(float(np.mean(term.full)), None, None, level)
     return with_quantile(_spread(term, examples), level, positive=positive)

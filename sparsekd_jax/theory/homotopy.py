@@ -90,7 +90,7 @@ class HomotopyPath:
     @functools.cached_property
     def step_lengths(self) -> Float[np.ndarray, " steps"]:
         """``d(S_{k−1}, S_k)`` for k = 1, …, n."""
-        return self.distances(self.points[:-1], self.points[1:])
+        return np.asarray(step_lengths(jnp.asarray(self.points), self.distance), np.float64)
 
     @property
     def length(self) -> float:
@@ -136,6 +136,28 @@ class HomotopyPath:
                 f"{k:5d}  {self.sparsities[k]:8.4f}  {step:>6}  {cut:>17}  {self.from_teacher[k]:>20.4f}"
             )
         return "\n".join(lines)
+
+
+def step_lengths(
+    points: Float[Array, "stages probes K"], distance: str = "fisher-rao"
+) -> Float[Array, " steps"]:
+    """``d(S_{k−1}, S_k)`` for k = 1, …, n, in jax: to jit, vmap and differentiate in the functions.
+
+    Args:
+        points: ``[n + 1, probes, K]``, the distributions of S_0, …, S_n, taken as they are.
+        distance: a name of `DISTANCES`.
+
+    Returns:
+        ``[n]``; their sum is the length of the path. No derivative exists where two functions agree.
+
+    Reference:
+        theory.md section 4.
+
+    >>> points = jnp.array([[[0.5, 0.5]], [[0.6, 0.4]], [[0.8, 0.2]]])
+    >>> step_lengths(points, "hellinger").round(4).tolist()
+    [0.0715..., 0.1556...]
+    """
+    return _mean_distance(distance, points[:-1], points[1:])
 
 
 @functools.partial(jax.jit, static_argnums=0)

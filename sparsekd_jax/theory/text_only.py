@@ -16,8 +16,9 @@ from jaxtyping import Array, ArrayLike, Float
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.targets import text_only
-from sparsekd_jax.theory import slopes
-from sparsekd_jax.theory.variance import delta_variance, outcomes_of, sampled_counts
+from sparsekd_jax.theory._rows import operator_name, rows_of
+from sparsekd_jax.theory.variance import certified_lipschitz, delta_variance
+from sparsekd_jax.theory.variance.samples import outcomes_of, sampled_counts
 
 Estimator = Literal["plug-in", "jackknife"]
 Error = Literal["tv", "rmse"]
@@ -88,7 +89,7 @@ def bias(
         raise ValueError(f"estimator is {estimator!r}; it is one of {', '.join(map(repr, _ESTIMATORS))}")
     if num_draws < 1 or draws < 2:
         raise ValueError(f"num_draws is {num_draws} and draws {draws}; they are at least 1 and 2")
-    rows = slopes.rows_of(operator, p, temperature)
+    rows = rows_of(operator, p, temperature)
     shape, flat = rows.shape, rows.reshape(-1, rows.shape[-1])
     truth = soften(operator, flat, temperature)
     if key is None:
@@ -130,7 +131,7 @@ def expected_error(
     0.025
     """
     _require_error(error)
-    row = slopes.rows_of(operator, p, temperature)
+    row = rows_of(operator, p, temperature)
     counts, chances = outcomes_of(row[None], num_draws)
     gaps = text_only.plug_in(operator, counts, temperature) - soften(operator, row[None], temperature)
     if error == "tv":
@@ -219,7 +220,7 @@ def samples_needed(
             f"operator: {operator.name} is not defined where a sample has an empty class, which every N "
             "allows, so its plug-in has no expected error. Take another family"
         )
-    row = None if p is None else slopes.rows_of(operator, p, temperature)
+    row = None if p is None else rows_of(operator, p, temperature)
     k = num_classes if row is None else len(row)
     assert k is not None
     slope, affine = _slope(operator, temperature, k)
@@ -314,7 +315,7 @@ def _slope(operator: Operator, temperature: float, num_classes: int) -> tuple[fl
     if text_only.is_affine(operator, temperature):
         ends = soften(operator, np.eye(num_classes)[:2], temperature)[:, 0]
         return abs(float(ends[0] - ends[1])), True
-    constant = slopes.certified_lipschitz(operator, temperature, 1)
+    constant = certified_lipschitz(operator, temperature, 1)
     return (math.inf if constant is None else constant), False
 
 
@@ -324,7 +325,7 @@ def _bound(
     """N·error²: the bound's square at N = 1."""
     if slope == math.inf:
         raise ValueError(
-            f"operator: {slopes.operator_name(operator)} has no finite Lipschitz constant that is known (for "
+            f"operator: {operator_name(operator)} has no finite Lipschitz constant that is known (for "
             "power and Tsallis 1 ≤ α < 2 it is infinite at zeros), so no bound on N holds at every p. Give "
             "p, or take the mixture"
         )
@@ -348,7 +349,7 @@ def _require_inside(operator: Operator, row: np.ndarray, needed: float) -> None:
         raise ValueError(
             f"p: class {int(row.argmin())} has probability {row.min():.3g}; the delta method gives "
             f"N = {math.ceil(needed)}, of which it expects {needed * row.min():.2g}, and is trusted from "
-            f"{MIN_EXPECTED_COUNT} up. For {slopes.operator_name(operator)} take method='exact' (few classes)"
+            f"{MIN_EXPECTED_COUNT} up. For {operator_name(operator)} take method='exact' (few classes)"
         )
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from sparsekd_jax import operators
 from sparsekd_jax.targets import Samples, sample, text_only
-from sparsekd_jax.theory.variance import compositions, outcomes_of
+from sparsekd_jax.theory.variance.samples import compositions, outcomes_of
 
 POWER, MIXTURE = operators.get("power"), operators.get("mixture")
 TSALLIS = operators.get("tsallis", alpha=1.5)

@@ -13,6 +13,7 @@ from scipy import special
 from sparsekd_jax.theory import intervals, ridge
 from sparsekd_jax.theory.bias_variance import compare, decompose
 from tests.theory import testbed
+from tests.theory.testbed import BEDS
 
 LOSSES = ("brier", "kl")
 
@@ -331,12 +332,6 @@ def test_labels_identify_the_difference_of_biases_and_not_the_bias(x64):
 # -- coverage --------------------------------------------------------------------------------------------
 
 
-BEDS = {
-    "brier": testbed.Bed(),
-    "brier-wide": testbed.Bed(dense=0.15, sparse=0.5),  # students that move in few directions
-    "kl": testbed.Bed("kl"),
-    "kl-wide": testbed.Bed("kl", dense=0.15, sparse=0.5),
-}
 WIDEST = {"brier": 0.075, "brier-wide": 0.1, "kl": 0.07, "kl-wide": 0.115}
 
 

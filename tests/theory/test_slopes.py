@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsekd_jax import operators
-from sparsekd_jax.theory import slopes
+from sparsekd_jax.theory import variance
 
 POWER, MIXTURE = operators.get("power"), operators.get("mixture")
 POINTS = np.array([[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3], [0.001, 0.009, 0.99]])
@@ -26,10 +26,10 @@ def test_the_jacobian_of_power_and_mixture_in_closed_form(temperature):
         (np.diag(a) - np.outer(a, a)) @ np.diag(1 / p) / temperature for a, p in zip(q, POINTS, strict=True)
     ]
     np.testing.assert_allclose(
-        slopes.jacobian(POWER, POINTS, temperature), want @ ALONG, rtol=1e-9, atol=1e-9
+        variance.jacobian(POWER, POINTS, temperature), want @ ALONG, rtol=1e-9, atol=1e-9
     )
     if temperature >= 1:
-        mixed = slopes.jacobian(MIXTURE, POINTS, temperature)
+        mixed = variance.jacobian(MIXTURE, POINTS, temperature)
         np.testing.assert_allclose(mixed, np.broadcast_to(ALONG / temperature, (3, 3, 3)), atol=1e-14)
 
 
@@ -44,7 +44,7 @@ def mixture(p, temperature):
 
 @pytest.mark.parametrize(("function", "family"), [(power, POWER), (mixture, MIXTURE)])
 def test_a_plain_function_has_the_jacobian_of_its_operator(function, family):
-    ours, theirs = (slopes.jacobian(f, POINTS, 3.0) for f in (function, family))
+    ours, theirs = (variance.jacobian(f, POINTS, 3.0) for f in (function, family))
     np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
@@ -55,7 +55,7 @@ def test_a_plain_function_has_the_jacobian_of_its_operator(function, family):
 )
 def test_the_jacobian_is_the_slope_of_differences(operator, x64):
     p, step = POINTS[0], 1e-5
-    at_p = slopes.jacobian(operator, p, 2.0)
+    at_p = variance.jacobian(operator, p, 2.0)
     moves = np.array([[1, -1, 0], [0, 1, -1], [1, 1, -2]]) * step
     above, below = np.asarray(operator(jnp.asarray(p + np.stack([moves, -moves])), 2.0))
     np.testing.assert_allclose(at_p @ moves.T / step, (above - below).T / (2 * step), atol=1e-8)
@@ -68,16 +68,16 @@ def test_zeros_are_refused_where_ad_does_not_see_the_whole_slope():
     with pytest.raises(
         ValueError, match="p, row 1: class 2 has probability 0, where AD sees the slope of power"
     ):
-        slopes.jacobian(POWER, edge, 2.0)
+        variance.jacobian(POWER, edge, 2.0)
     with pytest.raises(ValueError, match="p, class 1 has probability 0"):
-        slopes.lipschitz(POWER, 2.0, [1.0, 0.0])
+        variance.lipschitz(POWER, 2.0, [1.0, 0.0])
     # Regression: finite there, and still not what AD gives.
     with pytest.raises(ValueError, match=r"the slope of tsallis\(2.5\) only along the face"):
-        slopes.jacobian(operators.get("tsallis", alpha=2.5), edge, 2.0)
+        variance.jacobian(operators.get("tsallis", alpha=2.5), edge, 2.0)
     with pytest.raises(ValueError, match="row 1: the derivative of power is not finite"):
-        slopes.jacobian(power, edge, 2.0)
+        variance.jacobian(power, edge, 2.0)
     for affine in (MIXTURE, mixture):
-        np.testing.assert_allclose(slopes.jacobian(affine, edge, 2.0)[1], ALONG / 2, atol=1e-15)
+        np.testing.assert_allclose(variance.jacobian(affine, edge, 2.0)[1], ALONG / 2, atol=1e-15)
 
 
 # -- local constants -------------------------------------------------------------------------------------
@@ -86,12 +86,12 @@ def test_zeros_are_refused_where_ad_does_not_see_the_whole_slope():
 @pytest.mark.parametrize("norm", [1, 2])
 @pytest.mark.parametrize("p", POINTS.tolist())
 def test_the_local_constant_is_the_greatest_ratio_over_directions(p, norm):
-    at_p = slopes.jacobian(POWER, p, 2.0)
+    at_p = variance.jacobian(POWER, p, 2.0)
     directions = np.random.default_rng(0).normal(size=(20_000, 3))
     moves = np.array([np.eye(3)[i] - np.eye(3)[j] for i, j in itertools.permutations(range(3), 2)])
     directions = np.vstack([directions - directions.mean(axis=1, keepdims=True), moves])
     ratios = np.linalg.norm(directions @ at_p.T, norm, axis=1) / np.linalg.norm(directions, norm, axis=1)
-    constant = slopes.lipschitz(POWER, 2.0, p, norm=norm)
+    constant = variance.lipschitz(POWER, 2.0, p, norm=norm)
     assert constant.value >= ratios.max() * (1 - 1e-12)
     assert constant.value == pytest.approx(ratios.max(), rel=1e-12 if norm == 1 else 1e-4)
     assert constant.kind == "local"
@@ -135,7 +135,7 @@ def greatest_ratio(alpha, temperature, seed):
 
 @given(st.sampled_from(ALPHAS), st.floats(1, 20), st.integers(0, 10**6))
 def test_no_pair_moves_further_apart_than_the_trichotomy_says(alpha, temperature, seed):
-    assert greatest_ratio(alpha, temperature, seed) <= slopes.trichotomy(alpha, temperature) * (1 + 1e-8)
+    assert greatest_ratio(alpha, temperature, seed) <= variance.trichotomy(alpha, temperature) * (1 + 1e-8)
 
 
 def test_smaller_constants_are_exceeded():
@@ -150,20 +150,20 @@ def test_smaller_constants_are_exceeded():
 )
 def test_the_search_comes_near_the_certified_constant_from_below(alpha, share, temperature):
     """At K = 3 the constant of α = 2.5 is smaller: theirs is the least for every K."""
-    found = slopes.lipschitz(operators.get("tsallis", alpha=alpha), temperature)
+    found = variance.lipschitz(operators.get("tsallis", alpha=alpha), temperature)
     assert found.kind == "lower bound"
-    assert found.certified == slopes.trichotomy(alpha, temperature)
+    assert found.certified == variance.trichotomy(alpha, temperature)
     assert share * found.certified <= found.value <= found.certified * (1 + 1e-6)
 
 
 def test_between_one_and_two_the_slope_grows_without_bound_towards_zeros():
     for alpha in (1.0, 1.5):
         operator = operators.get("tsallis", alpha=alpha)
-        near = [slopes.lipschitz(operator, 2.0, [1 - e, e / 2, e / 2]).value for e in (1e-2, 1e-4, 1e-6)]
+        near = [variance.lipschitz(operator, 2.0, [1 - e, e / 2, e / 2]).value for e in (1e-2, 1e-4, 1e-6)]
         assert near[0] < near[1] < near[2]
         assert near[2] > 10
-        assert slopes.trichotomy(alpha, 2.0) == math.inf
-        assert slopes.trichotomy(alpha, 1.0) == 1
+        assert variance.trichotomy(alpha, 2.0) == math.inf
+        assert variance.trichotomy(alpha, 1.0) == 1
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_between_one_and_two_the_slope_grows_without_bound_towards_zeros():
     ],
 )
 def test_what_is_certified(operator, temperature, norm, certified):
-    found = slopes.lipschitz(operator, temperature, norm=norm)
+    found = variance.lipschitz(operator, temperature, norm=norm)
     assert found.certified == certified
     assert found.value <= (math.inf if certified is None else certified) + 1e-9
     assert ("certified" if certified is not None else "not known") in str(found)
@@ -192,7 +192,7 @@ def test_in_l2_alpha_above_two_can_expand_near_t_1(x64):
     """Theory.md: α = 2.5, T = 1.001, (.49935, .49935, .0013, 0): 1.022. At the zero itself it is 1.0241."""
     operator, p = operators.get("tsallis", alpha=2.5), np.array([0.49935, 0.49935, 0.0013, 0.0])
     near = (p + np.array([0, 0, 0, 1e-6])) / (p.sum() + 1e-6)
-    local = slopes.lipschitz(operator, 1.001, near, norm=2)
+    local = variance.lipschitz(operator, 1.001, near, norm=2)
     assert local.value == pytest.approx(1.022, abs=5e-4)
     assert local.certified is None
     # By one-sided differences at the zero, in an orthonormal basis of the directions.
@@ -207,12 +207,12 @@ def test_in_l2_alpha_above_two_can_expand_near_t_1(x64):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: slopes.trichotomy(0.0, 2.0), "alpha is 0"),
-        (lambda: slopes.trichotomy(2.0, 0.5), "temperature is 0.5; the trichotomy"),
-        (lambda: slopes.lipschitz(POWER, 2.0, norm=3), "norm is 3"),
-        (lambda: slopes.lipschitz(POWER, 2.0, POINTS), r"p has shape \(3, 3\)"),
-        (lambda: slopes.lipschitz(operators.get("entropy-projection"), 0.5), r"takes T in \[1, ∞\)"),
-        (lambda: slopes.jacobian(POWER, [0.5, 0.6], 2.0), "sums to 1.1"),
+        (lambda: variance.trichotomy(0.0, 2.0), "alpha is 0"),
+        (lambda: variance.trichotomy(2.0, 0.5), "temperature is 0.5; the trichotomy"),
+        (lambda: variance.lipschitz(POWER, 2.0, norm=3), "norm is 3"),
+        (lambda: variance.lipschitz(POWER, 2.0, POINTS), r"p has shape \(3, 3\)"),
+        (lambda: variance.lipschitz(operators.get("entropy-projection"), 0.5), r"takes T in \[1, ∞\)"),
+        (lambda: variance.jacobian(POWER, [0.5, 0.6], 2.0), "sums to 1.1"),
     ],
 )
 def test_refusals_name_the_argument(call, message):

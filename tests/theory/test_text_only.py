@@ -11,7 +11,7 @@ from scipy import stats
 
 from sparsekd_jax import operators
 from sparsekd_jax.theory.text_only import bias, expected_error, least_bias, samples_needed
-from sparsekd_jax.theory.variance import compositions, outcomes_of
+from sparsekd_jax.theory.variance.samples import compositions, outcomes_of
 
 POWER, MIXTURE = operators.get("power"), operators.get("mixture")
 TSALLIS = {alpha: operators.get("tsallis", alpha=alpha) for alpha in (0.5, 1.5, 3.0)}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from sparsekd_jax import operators, simplex
-from sparsekd_jax.theory import ridge, slopes, variance
-from sparsekd_jax.theory.variance import variance_amplification
+from sparsekd_jax.theory import ridge, variance
+from sparsekd_jax.theory.variance import samples, variance_amplification
 
 POWER, MIXTURE = operators.get("power"), operators.get("mixture")
 WITNESS = np.array([0.01, 0.99])
@@ -263,7 +263,7 @@ def test_the_delta_method_is_the_limit_of_many_samples():
     assert gaps[-1] < 0.02
     np.testing.assert_allclose(np.array(gaps[1:]) / gaps[:-1], 0.5, atol=0.2)  # O(1/n)
     # The same by J Cov(p̂) Jᵀ as it is written.
-    at_p = slopes.jacobian(POWER, p, 2.0)
+    at_p = variance.jacobian(POWER, p, 2.0)
     covariance = at_p @ (np.diag(p) - np.outer(p, p)) @ at_p.T
     np.testing.assert_allclose(delta.delta.per_class, np.diag(covariance), rtol=1e-12)
 
@@ -321,6 +321,6 @@ def test_refusals_name_the_argument_and_the_remedy(arguments, message):
 
 @given(st.integers(1, 6), st.integers(2, 4))
 def test_compositions_are_all_samples(n, k):
-    ours = {tuple(row) for row in variance.compositions(n, k).tolist()}
+    ours = {tuple(row) for row in samples.compositions(n, k).tolist()}
     assert ours == {c for c in itertools.product(range(n + 1), repeat=k) if sum(c) == n}
-    assert len(variance.compositions(n, k)) == len(ours)
+    assert len(samples.compositions(n, k)) == len(ours)

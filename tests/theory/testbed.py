@@ -167,3 +167,36 @@ def coverage(bed, spreads, rule, against, names=STATISTICS, level=0.95):
         hit = float(np.mean([e.low <= true <= e.high for e in found]))
         result[name] = hit, float(np.median([e.high - e.low for e in found]))
     return result
+
+
+BEDS = {
+    "brier": Bed(),
+    "brier-wide": Bed(dense=0.15, sparse=0.5),  # students that move in few directions
+    "kl": Bed("kl"),
+    "kl-wide": Bed("kl", dense=0.15, sparse=0.5),
+}
+
+
+def coverage_page():
+    """Coverage and median width of every interval, as a markdown table."""
+    lines = ["| loss, students | statistic | m = 5 | m = 10 | m = 20 |", "|-|-|-|-|-|"]
+    words = {"narrow": "that move in many directions", "wide": "that move in few"}
+    for name, bed in BEDS.items():
+        students = (
+            f"{'Brier' if bed.loss == 'brier' else 'KL'}, {words['wide' if 'wide' in name else 'narrow']}"
+        )
+        found = {}
+        for m in (5, 10, 20):
+            spreads = repetitions(bed, m, 100, 600)
+            for against, names in (("truth", SINGLE + STATISTICS), ("labels", STATISTICS)):
+                for statistic, cell in coverage(bed, spreads, "two_way", against, names).items():
+                    found.setdefault(f"{statistic.replace('_', ' ')}, {against}", []).append(cell)
+        for statistic, cells in found.items():
+            shown = " | ".join(f"{covered:.3f}, {width:.3f}" for covered, width in cells)
+            lines.append(f"| {students} | {statistic} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    with jax.enable_x64(True):
+        print(coverage_page(), end="")

@@ -1,6 +1,6 @@
 """When two softening operators train the same student, and how far apart their students can be."""
 
-from sparsekd_jax.theory.equivalence.gaps import Gap, gap, moment_gap, tangent_features
+from sparsekd_jax.theory.equivalence.gaps import Gap, gap, gap_norm, moment_gap, tangent_features
 from sparsekd_jax.theory.equivalence.matching import (
     EquivalenceClasses,
     NearestTemperature,
@@ -24,6 +24,7 @@ __all__ = [
     "compare_students",
     "equivalent_teacher",
     "gap",
+    "gap_norm",
     "moment_gap",
     "nearest_temperature",
     "tangent_features",

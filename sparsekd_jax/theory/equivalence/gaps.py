@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax import simplex
-from sparsekd_jax.operators import Operator
+from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import soften
 
 Temperatures = float | tuple[float, float]
@@ -109,6 +109,44 @@ def gap(
         distance_per_gap=1 / (scale * singular[needed - 1] * math.sqrt(len(p))) if full else math.inf,
         reduction=reduction,
     )
+
+
+def gap_norm(
+    first: Operator,
+    second: Operator,
+    probabilities: Float[Array, "N K"],
+    features: Float[Array, "N d"] | Float[Array, "N K D"],
+    temperature: ArrayLike | tuple[ArrayLike, ArrayLike],
+) -> Float[Array, ""]:
+    """``‖Xᵀ(F_T(P) − G_S(P))‖/N`` in jax: the value of `gap`, to jit, vmap and differentiate.
+
+    Args:
+        first: F. second: G; a pytree of hyper-parameters, which may be traced.
+        probabilities: P, ``[N, K]``, taken as it is.
+        features: X, ``[N, d]`` or ``[N, K, D]``, taken as it is.
+        temperature: T for both, or the pair (T of F, S of G).
+
+    Returns:
+        Scalar in the dtype of P. At 0 there is no derivative: it is a norm.
+
+    Reference: theory.md section 5.
+
+    >>> from sparsekd_jax.operators import ConvexMixture, PowerTransform
+    >>> p, x = jnp.array([[0.9, 0.1]]), jnp.ones((1, 1))
+    >>> slope = jax.grad(lambda s: gap_norm(PowerTransform(), ConvexMixture(), p, x, (2.0, s)))
+    >>> float(slope(1.5)) < 0 < float(slope(1.7))    # 1.6 is nearest
+    True
+    """
+    at_first, at_second = temperature if isinstance(temperature, tuple) else (temperature, temperature)
+    difference = _softened(first, probabilities, at_first) - _softened(second, probabilities, at_second)
+    seen = features.T @ difference if features.ndim == 2 else jnp.einsum("nkd,nk->d", features, difference)
+    return jnp.linalg.norm(seen) / len(probabilities)
+
+
+def _softened(operator: Operator, p: Array, temperature: ArrayLike) -> Array:
+    if isinstance(operator, SofteningOperator):
+        return operator(p, temperature)
+    return jax.vmap(lambda row: operator(row, temperature))(p)
 
 
 def moment_gap(

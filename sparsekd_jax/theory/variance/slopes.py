@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 from sparsekd_jax import simplex
 from sparsekd_jax.operators import ConvexMixture, PowerTransform, TsallisSoftening, reciprocal_schedule
 from sparsekd_jax.operators.base import Operator, SofteningOperator
+from sparsekd_jax.theory._rows import operator_name, rows_of
 
 # Of the search. Nearer the boundary than e^FLOOR = 1.5e-8 the rounding of p shows in the derivative by AD.
 _POINTS, _SURVIVORS, _ROUNDS, _FLOOR = 2048, 64, 12, -18.0
@@ -53,7 +54,7 @@ class Lipschitz:
 
 
 def jacobian(
-    operator: Operator, p: Float[ArrayLike, "*batch K"], temperature: float
+    operator: Operator, p: Float[ArrayLike, "*batch K"], temperature: float | Array
 ) -> Float[np.ndarray, "*batch K K"]:
     """Derivative of an operator along the simplex, ``J_ij = ∂F_i/∂p_j`` with ``J·1 = 0``.
 
@@ -67,7 +68,8 @@ def jacobian(
         temperature: scalar T.
 
     Returns:
-        ``[..., K, K]`` in float64.
+        ``[..., K, K]``, numpy float64; from traced arguments, which cannot be looked at and are not
+        validated, a jax array in the dtype of p.
 
     Raises:
         ValueError: no distributions, a temperature out of range, a zero of p that AD cannot answer for, or
@@ -79,8 +81,14 @@ def jacobian(
     >>> jacobian(operators.get("mixture"), [0.7, 0.3], 2.0).round(4).tolist()
     [[0.25, -0.25], [-0.25, 0.25]]
     """
-    rows = rows_of(operator, p, temperature)
-    return jacobians(operator, _inside(operator, rows, temperature), temperature)
+    if simplex.is_traced(operator, p, temperature):
+        given = jnp.asarray(p)
+        flat = given.reshape(-1, given.shape[-1])
+        t = jnp.asarray(temperature).astype(given.dtype)
+        traced = _compiled_jacobians(_batched(operator), flat, t).reshape(*given.shape, -1)
+        return traced
+    rows = rows_of(operator, p, float(temperature))
+    return _jacobians(operator, _inside(operator, rows, float(temperature)), float(temperature))
 
 
 def trichotomy(alpha: float, temperature: float) -> float:
@@ -196,7 +204,7 @@ def _search(
     scale = 2.0
     for _ in range(_ROUNDS):
         weights = np.exp(logits)
-        slopes = jacobians_unchecked(operator, weights / weights.sum(-1, keepdims=True), temperature)
+        slopes = _jacobians_unchecked(operator, weights / weights.sum(-1, keepdims=True), temperature)
         finite = np.isfinite(slopes).all((-2, -1))
         values = np.where(finite, _operator_norms(np.where(finite[:, None, None], slopes, 0), norm), -np.inf)
         kept, best = np.concatenate([kept, logits]), np.concatenate([best, values])
@@ -239,12 +247,7 @@ def certified_lipschitz(operator: Operator, temperature: float, norm: int) -> fl
     return constant if norm == 1 or alpha == 2 or constant in (1.0, math.inf) else None
 
 
-# -- rows and functions ----------------------------------------------------------------------------------
-
-
-def operator_name(operator: Operator) -> str:
-    """What to call an operator or a plain function."""
-    return str(getattr(operator, "name", None) or getattr(operator, "__name__", "function"))
+# -- derivatives of rows ----------------------------------------------------------------------------------
 
 
 def _batched(operator: Operator) -> Any:
@@ -256,22 +259,6 @@ def _batched(operator: Operator) -> Any:
 
 def _by_row(function: Callable[[Array, ArrayLike], Array], rows: Array, temperature: ArrayLike) -> Array:
     return jax.vmap(lambda row: function(row, temperature))(rows)
-
-
-def rows_of(operator: Operator, p: ArrayLike, temperature: float) -> np.ndarray:
-    """Validated rows as they are read, p/Σp in float64, in the domain of the operator."""
-    if np.ndim(temperature) != 0 or not 0 < float(temperature) < math.inf:
-        raise ValueError(f"temperature is {temperature}; here it is one finite number > 0")
-    given = p if hasattr(p, "dtype") else np.asarray(p, np.float64)
-    simplex.require_probabilities(given)
-    rows = np.asarray(given).astype(np.float64)
-    rows /= rows.sum(-1, keepdims=True)
-    if isinstance(operator, SofteningOperator):
-        allowed = operator.claims.temperatures
-        if float(temperature) not in allowed:
-            raise ValueError(f"temperature is {temperature:g}; {operator.name} takes T in {allowed}")
-        operator._require_domain(rows, "p")
-    return rows
 
 
 def _inside(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
@@ -306,17 +293,17 @@ def _compiled_jacobians(operator: Any, rows: Array, temperature: Array) -> Array
     return slopes[..., 0, :] @ along[None]
 
 
-def jacobians_unchecked(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
+def _jacobians_unchecked(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
     """Projected Jacobians of rows ``[N, K]`` by AD, along the face at zeros; not finite where AD is not."""
     with jax.enable_x64(True):
         arguments = (_batched(operator), jnp.asarray(rows), jnp.asarray(temperature, jnp.float64))
         return np.asarray(_compiled_jacobians(*arguments))
 
 
-def jacobians(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
+def _jacobians(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
     """Projected Jacobians of rows ``[..., K]`` by AD, along the face at zeros; refused if not finite."""
     flat = rows.reshape(-1, rows.shape[-1])
-    out = jacobians_unchecked(operator, flat, temperature).reshape(*rows.shape, -1)
+    out = _jacobians_unchecked(operator, flat, temperature).reshape(*rows.shape, -1)
     simplex.refuse(
         ~np.isfinite(out).all((-1, -2)),
         "p",

@@ -1,14 +1,6 @@
-"""What softening does to the variance of a target: Jacobians, amplification at p for n samples, its map.
-
-An empirical target p̂ of n labels has covariance (diag p − ppᵀ)/n. Softening it gives, to first order,
-``Cov F_T(p̂) ≈ J Cov(p̂) Jᵀ``: an operator lowers the variance where it contracts and raises it where it
-stretches. That smoother targets reduce variance is true of operators that do not expand L2 distances, such as
-the mixture; the power transform stretches near the boundary.
-"""
+"""The variance of a softened empirical target, in three ways, and its map over three classes."""
 
 import dataclasses
-import functools
-import itertools
 import math
 from typing import Literal
 
@@ -20,12 +12,11 @@ from jaxtyping import Array, ArrayLike, Float
 from sparsekd_jax import simplex
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import soften
-from sparsekd_jax.theory.slopes import jacobians, operator_name, rows_of
+from sparsekd_jax.theory._rows import operator_name, rows_of
+from sparsekd_jax.theory.variance.samples import compositions, outcomes_of, sampled_counts
+from sparsekd_jax.theory.variance.slopes import jacobian
 
 Method = Literal["delta", "monte-carlo", "both", "exact"]
-
-MAX_OUTCOMES = 200_000
-"""How many different samples the exact method enumerates, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,23 +96,6 @@ class Amplification:
         if self.monte_carlo is not None:
             lines.append(f"  standard error of the Monte Carlo total: {self.monte_carlo.total_error:.1e}")
         return "\n".join(lines)
-
-
-def multinomial_covariance(p: Float[Array, "*batch K"], n: float | Array) -> Float[Array, "*batch K K"]:
-    """Covariance of the empirical distribution of n draws, ``(diag p − ppᵀ)/n``.
-
-    Args:
-        p: ``[..., K]``.
-        n: number of draws.
-
-    Returns:
-        ``[..., K, K]``.
-
-    >>> multinomial_covariance(jnp.array([0.5, 0.5]), 1).tolist()
-    [[0.25, -0.25], [-0.25, 0.25]]
-    """
-    eye = jnp.broadcast_to(jnp.eye(p.shape[-1], dtype=p.dtype), (*p.shape, p.shape[-1]))
-    return p[..., None] * (eye - p[..., None, :]) / n
 
 
 def variance_amplification(
@@ -289,32 +263,41 @@ def _soften_samples(operator: Operator, samples: np.ndarray, temperature: float)
     return out
 
 
-def delta_variance(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
-    """``diag(J (diag p − ppᵀ) Jᵀ)``, ``[..., K]`` of rows ``[..., K]``: n times the variance, for large n.
+def delta_variance(
+    operator: Operator, p: Float[ArrayLike, "*batch K"], temperature: float | Array
+) -> Float[np.ndarray, "*batch K"]:
+    """``diag(J (diag p − ppᵀ) Jᵀ)``: n times the variance of a softened empirical target, for large n.
+
+    Args:
+        operator: a softening operator, or a plain jax function ``(p, T) -> q``.
+        p: ``[..., K]``.
+        temperature: scalar T.
+
+    Returns:
+        ``[..., K]`` as `jacobian` returns it: traced arguments give a jax array to differentiate, in p, in T
+        or in a hyper-parameter of the operator.
+
+    Raises:
+        ValueError: as `jacobian`.
 
     A class of mass 0 never varies.
+
+    Reference: theory.md section 3.
+
+    >>> from sparsekd_jax import operators
+    >>> delta_variance(operators.get("mixture"), [0.5, 0.5], 2.0).tolist()
+    [0.0625, 0.0625]
+    >>> total = lambda t: delta_variance(operators.get("mixture"), jnp.array([0.5, 0.5]), t).sum()
+    >>> float(jax.grad(total)(2.0))    # of 1/(2T²)
+    -0.125
     """
-    slopes = jacobians(operator, rows, temperature)
-    mean = np.einsum("...ij,...j->...i", slopes, rows)
+    slopes = jacobian(operator, p, temperature)
+    traced = isinstance(slopes, jax.Array)
+    xnp: Any = jnp if traced else np
+    rows: Any = p if traced else rows_of(operator, p, float(temperature))
+    mean = xnp.einsum("...ij,...j->...i", slopes, rows)
     # As a sum of squares, Σ_j p_j (J_ij − Σ_k p_k J_ik)²: nothing cancels, nothing turns negative.
-    return np.einsum("...ij,...j->...i", (slopes - mean[..., None]) ** 2, rows)
-
-
-def sampled_counts(
-    key: Array, p: Float[np.ndarray, " K"], n: int, draws: int
-) -> Float[np.ndarray, "draws K"]:
-    """Counts of ``draws`` samples of n labels each, float64 whole numbers.
-
-    >>> sampled_counts(jax.random.key(0), np.array([0.5, 0.5]), 3, 4).sum(-1).tolist()
-    [3.0, 3.0, 3.0, 3.0]
-    """
-    with jax.enable_x64(True):
-        return np.asarray(_multinomial(key, jnp.asarray(p), jnp.asarray(float(n)), draws))
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _multinomial(key: Array, p: Array, n: Array, draws: int) -> Array:
-    return jax.random.multinomial(key, n, jnp.broadcast_to(p, (draws, p.shape[0])))
+    return xnp.einsum("...ij,...j->...i", (slopes - mean[..., None]) ** 2, rows)
 
 
 def _monte_carlo(
@@ -333,42 +316,6 @@ def _monte_carlo(
         standard_error=squares.std(axis=0, ddof=1) / math.sqrt(draws),
         total_error=float(totals.std(ddof=1)) / math.sqrt(draws),
     )
-
-
-def compositions(n: int, num_classes: int) -> np.ndarray:
-    """All ways to place n samples in K classes, ``[C(n+K−1, K−1), K]``.
-
-    >>> compositions(2, 2).tolist()
-    [[0, 2], [1, 1], [2, 0]]
-    """
-    bars = np.array(list(itertools.combinations(range(n + num_classes - 1), num_classes - 1)))
-    edges = np.pad(bars, ((0, 0), (1, 1)), constant_values=((0, 0), (-1, n + num_classes - 1)))
-    return np.diff(edges, axis=1) - 1
-
-
-def outcomes_of(rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """All samples ``[M, K]`` of n labels that a row of ``[N, K]`` can give; their probabilities ``[N, M]``.
-
-    >>> counts, chances = outcomes_of(np.array([[0.5, 0.5]]), 2)
-    >>> counts.tolist(), chances.round(4).tolist()
-    ([[0, 2], [1, 1], [2, 0]], [[0.25, 0.5, 0.25]])
-    """
-    from scipy import special
-
-    k = rows.shape[-1]
-    count = math.comb(n + k - 1, k - 1)
-    if count > MAX_OUTCOMES:
-        raise ValueError(
-            f"{n} samples of {k} classes have {count} outcomes, too many to enumerate ({MAX_OUTCOMES}): use "
-            "Monte Carlo or the delta method, with fewer classes or samples the exact sum"
-        )
-    outcomes = compositions(n, k)
-    outcomes = outcomes[~((outcomes > 0) & (rows == 0).all(0)).any(-1)]
-    log_choices = special.gammaln(n + 1) - special.gammaln(outcomes + 1).sum(-1)
-    with np.errstate(divide="ignore"):
-        log_rows = np.maximum(np.log(rows), -1e300)  # 0·log 0 = 0, and a count there weighs nothing
-    weights = np.exp(log_rows @ outcomes.T + log_choices)
-    return outcomes, weights
 
 
 def _weighted_variance(weights: np.ndarray, softened: np.ndarray) -> np.ndarray:
