@@ -122,6 +122,11 @@ def test_paths_are_measured_under_both_budgets(path_answer):
     assert stands(path_answer, "no path is shorter") is True
     assert "at the smallest step looked at" in path_answer.verdict.lower()
     (axes,) = path_answer.pictures[1].figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "the same steps in all",
+        "steps of its own a stage",
+    ]
+    (axes,) = path_answer.pictures[2].figure.axes
     assert len(axes.lines) == 2 * (EFFORT.seeds + 1), "every teacher and their mean, for two prune maps"
 
 

@@ -147,6 +147,7 @@ def _cells(grid: Grid, say: Callable[[str], None]) -> tuple[list[dict[str, Any]]
             batch_size=min(64, size),
             on_progress=_saying(say, size),
         )
+        teachers = _variance_and_risk(pairs.teachers, pairs.labels)
         for operator, temperature, sparsity in plans:
             students = pairs.students[str((operator, temperature, sparsity))]
             found = bias_variance.compare(students, pairs.teachers, labels=pairs.labels)
@@ -158,6 +159,8 @@ def _cells(grid: Grid, say: Callable[[str], None]) -> tuple[list[dict[str, Any]]
                     "temperature": temperature,
                     "sparsity": sparsity,
                     "verdict": found.verdict,
+                    "teachers": teachers,
+                    "students": _variance_and_risk(students, pairs.labels),
                     **{
                         name: dataclasses.asdict(getattr(found, name))
                         for name in ("delta_variance", "delta_bias_squared", "advantage")
@@ -165,6 +168,12 @@ def _cells(grid: Grid, say: Callable[[str], None]) -> tuple[list[dict[str, Any]]
                 }
             )
     return cells, gaps
+
+
+def _variance_and_risk(probs: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Both that labels identify; bias² they do not, only its difference between two students."""
+    found = bias_variance.decompose(probs, labels=labels)
+    return found.variance.value, found.risk.value
 
 
 def _saying(say: Callable[[str], None], size: int) -> Callable[[int, int], None]:
@@ -283,15 +292,31 @@ def _table(grid: Grid, cells: Sequence[dict[str, Any]]) -> Table:
         return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
     return Table(
-        caption=f"Brier score × 1,000, teacher minus student, {grid.members} resampled pairs a row; brackets "
-        "are 95 % two-way jackknife intervals (pairs × test images).",
-        columns=["examples", "operator", "T", "zeros, %", "ΔVar", "ΔBias²", "ΔVar − ΔBias²", "verdict"],
+        caption=f"Brier score × 1,000, {grid.members} resampled pairs a row; differences are teacher minus "
+        "student (ΔBias² student minus teacher), in brackets 95 % two-way jackknife intervals (pairs × test "
+        "images). The labels' noise is part of both risks, and of no difference.",
+        columns=[
+            "examples",
+            "operator",
+            "T",
+            "zeros, %",
+            "variance, teacher → student",
+            "risk, teacher → student",
+            "ΔVar",
+            "ΔBias²",
+            "ΔVar − ΔBias²",
+            "verdict",
+        ],
         rows=[
             [
                 cell["size"],
                 cell["operator"],
                 cell["temperature"],
                 100 * cell["sparsity"],
+                *(
+                    f"{1000 * before:.1f} → {1000 * after:.1f}"
+                    for before, after in zip(cell["teachers"], cell["students"], strict=True)
+                ),
                 *(shown(cell[name]) for name in ("delta_variance", "delta_bias_squared", "advantage")),
                 cell["verdict"].replace("sparse", "student") if cell["sparsity"] == 0 else cell["verdict"],
             ]

@@ -117,6 +117,14 @@ def answer(
                 "back.",
             ),
             Picture(
+                "budgets-crossover",
+                _crossover_figure(effort, runs),
+                "Test error of staged minus one-shot pruning against the sparsity, under both budgets.",
+                f"{max(effort.stages)} stages against one shot, {effort.seeds} paired seeds with 95 % "
+                "intervals, filled where they exclude 0: with the same steps in all, and with as many steps "
+                "for each stage as one shot has for itself.",
+            ),
+            Picture(
                 "prune-continuity",
                 _modulus_figure(moduli),
                 "Modulus of continuity of two prune maps against the step in sparsity, for each teacher.",
@@ -400,6 +408,25 @@ def _path_figure(paths: dict[str, list[homotopy.HomotopyPath]]) -> "Figure":
         ratios = {"height_ratios": [2.2, 1]}
         drawn, axes = new_figure(7.6, 5.0, nrows=2, sharex=True, gridspec_kw=ratios)
         plots.stage_path(paths, axes=axes)
+    return drawn
+
+
+def _crossover_figure(effort: Effort, runs: Sequence[_Run]) -> "Figure":
+    import matplotlib as mpl
+
+    def errors(share: float, stages: int, budget: str) -> np.ndarray:
+        return 100 * (1 - np.array([run.accuracy for run in _of(runs, share, stages, budget)]))
+
+    shares, most = sorted(effort.sparsities), max(effort.stages)
+    differences = {
+        words: np.stack([errors(s, most, budget) - errors(s, 1, "total") for s in shares])
+        for budget, words in (("total", "the same steps in all"), ("stage", "steps of its own a stage"))
+    }
+    with mpl.rc_context(FIGURE_STYLE):
+        drawn, ax = new_figure(6.6, 4.0)
+        plots.crossover([100 * s for s in shares], differences, first=_label(most), second="one shot", ax=ax)
+        ax.set_xlabel("zeros, %")
+        ax.set_ylabel("difference of test errors, points")
     return drawn
 
 
