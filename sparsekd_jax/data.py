@@ -161,4 +161,7 @@ def _require_shares(test_size: float, validation_size: float) -> None:
     if not 0.0 <= validation_size < 1.0:
         raise ValueError(f"validation_size must lie in [0, 1), got {validation_size}; 0 holds out nothing")
     if not math.fsum((test_size, validation_size)) < 1.0:
-        raise ValueError("test_size and validation_size leave nothing to train on")
+        raise ValueError(
+            f"test_size {test_size} and validation_size {validation_size} leave nothing to train on: "
+            "lower one, so that they sum to less than 1"
+        )

@@ -27,6 +27,9 @@ class MLP(nnx.Module):
     """
 
     def __init__(self, sizes: Sequence[int] = (64, 256, 256, 10), *, rngs: nnx.Rngs):
+        _require_rngs(rngs)
+        if not isinstance(sizes, Sequence):
+            raise TypeError(f"sizes is {sizes!r}; list the widths, such as (64, 256, 10)")
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(
                 f"sizes must name at least an input and an output width, each >= 1, got {tuple(sizes)}"
@@ -42,7 +45,16 @@ class MLP(nnx.Module):
 
         Returns:
             Logits ``[..., K]``, K the last of ``sizes``.
+
+        Raises:
+            ValueError: inputs of another width.
         """
+        width = self.layers[0].in_features
+        if inputs.shape[-1] != width:
+            raise ValueError(
+                f"inputs have shape {inputs.shape}, and the model takes {width} numbers on the last axis: "
+                "reshape them, or change the first of sizes"
+            )
         hidden = inputs
         for layer in self.layers[:-1]:
             hidden = jax.nn.relu(layer(hidden))
@@ -84,6 +96,7 @@ class Transformer(nnx.Module):
         num_classes: int = 256,
         rngs: nnx.Rngs,
     ):
+        _require_rngs(rngs)
         sizes = {
             "width": width,
             "num_layers": num_layers,
@@ -95,7 +108,7 @@ class Transformer(nnx.Module):
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
         if width % num_heads:
-            raise ValueError(f"width {width} is not a multiple of num_heads {num_heads}")
+            raise ValueError(f"width {width} is not a multiple of num_heads {num_heads}: change one")
         small = nnx.initializers.normal(0.02)
         self.tokens = nnx.Embed(num_classes, width, embedding_init=small, rngs=rngs)
         self.positions = nnx.Embed(context, width, embedding_init=small, rngs=rngs)
@@ -123,6 +136,11 @@ class Transformer(nnx.Module):
         for block in self.blocks:
             hidden = block(hidden)
         return self.head(self.norm(hidden))
+
+
+def _require_rngs(rngs: nnx.Rngs) -> None:
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(f"rngs is {rngs!r}; pass nnx.Rngs(seed)")
 
 
 class _Block(nnx.Module):

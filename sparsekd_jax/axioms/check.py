@@ -1,6 +1,7 @@
 """Checking an operator: a stratified sweep, a Hypothesis search, and a shrunk witness for each failure."""
 
 import dataclasses
+import inspect
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from sparsekd_jax.axioms.observation import Law, Margins, Observation
 from sparsekd_jax.axioms.report import LawResult, Report, Verdict
 from sparsekd_jax.axioms.witness import Witness
 from sparsekd_jax.operators import Claim, Claims, TemperatureRange
+from sparsekd_jax.operators.base import require_operator
 
 NUM_CLASSES = (2, 3, 5, 8, 64)
 """The default K's: small ones where witnesses are simple, odd and even ones, and a large one."""
@@ -94,8 +96,9 @@ def check(
       A `Report`: ``report.ok``, ``report["A3"].verdict``, ``.margin``, ``.witness``, ``.cases``.
 
     Raises:
-      ValueError: unknown law, K < 2, or a range that the operator does not cover.
-      TypeError: the operator is not callable, or returns another shape than it was given.
+      ValueError: no law or an unknown one, K < 2, or a range that the operator does not cover.
+      TypeError: the operator is not callable, takes other arguments or in another order, or returns another
+        shape than it was given.
 
     >>> from sparsekd_jax import operators
     >>> report = check(operators.PowerTransform(), laws=("A1", "A4"), num_classes=(3,))
@@ -105,9 +108,13 @@ def check(
     >>> broken.ok, broken["A4"].verdict, broken["A4"].witness.margin < 0
     (False, 'fails', True)
     """
-    if not callable(operator):
-        raise TypeError(f"operator is {operator!r}; it is a function (p, temperature) -> q")
+    require_operator(operator)
+    _require_signature(operator)
     chosen = _chosen_laws(laws)
+    if not isinstance(num_classes, Iterable):
+        raise TypeError(f"num_classes is {num_classes!r}; it lists numbers of classes: ({num_classes!r},)")
+    if not isinstance(budget, Budget | None):
+        raise TypeError(f"budget is {budget!r}; pass axioms.Budget(sweep=...)")
     ks = tuple(sorted({int(k) for k in num_classes}))
     if not ks or ks[0] < 2:
         raise ValueError(f"num_classes is {tuple(num_classes)}; it lists numbers of classes, each ≥ 2")
@@ -131,13 +138,37 @@ def check(
     return Report(str(label), asked, {r.law.id: r for r in results}, claimed, evaluator.rows_evaluated)
 
 
+def _require_signature(operator: Softener) -> None:
+    """Refuse a function that cannot be called as ``(p, temperature)``, or that names them the other way."""
+    try:
+        signature = inspect.signature(operator)
+    except (TypeError, ValueError):  # some built-ins have none
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"operator takes {signature} ({error}); it is called as operator(p, temperature): wrap it in a "
+            "function of these two"
+        ) from None
+    if next(iter(signature.parameters)) in ("temperature", "T"):
+        raise TypeError(
+            f"operator takes {signature}; the order is (p, temperature): swap them, such as "
+            "lambda p, temperature: operator(temperature, p)"
+        )
+
+
 def _chosen_laws(laws: Iterable[str] | None) -> list[Law]:
     if laws is None:
         return list(LAWS.values())
     wanted = [laws] if isinstance(laws, str) else list(laws)
     unknown = [law for law in wanted if law not in LAWS]
     if unknown:
-        raise ValueError(f"unknown law {unknown[0]!r}; the laws are {', '.join(LAWS)}")
+        raise ValueError(
+            f"unknown law {unknown[0]!r}; the laws are {', '.join(LAWS)}, given as laws=('A1', 'A3')"
+        )
+    if not wanted:
+        raise ValueError("laws is empty, so nothing would be checked; name some, or leave it out for all")
     return [LAWS[law] for law in wanted]
 
 

@@ -142,6 +142,8 @@ class Evaluator:
         return out
 
     def _inspect(self, q: Any, p: np.ndarray) -> None:
+        if not hasattr(q, "shape"):
+            raise TypeError(f"the operator returned a {type(q).__name__}; it must return one array, q [K]")
         if np.shape(q) != p.shape:
             raise TypeError(
                 f"the operator returned shape {np.shape(q)[1:]} for p of shape {p.shape[1:]}; it must map "

@@ -1,7 +1,7 @@
 """The checker as pytest cases: one test for each law that an operator claims."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sparsekd_jax.axioms.check import Bounds, Softener, check, plain_claims
@@ -62,6 +62,8 @@ def parametrize(
     """
     import pytest
 
+    if not isinstance(operators, Iterable):
+        raise TypeError("operators is a single operator; pass a list: parametrize([operator])")
     expected = dict(expected_failures or {})
     params, ids = [], []
     for operator in operators:

@@ -56,6 +56,8 @@ def axioms(
     unknown = [law for law in chosen or () if law not in checker.LAWS]
     if unknown:
         refuse("--laws", f"{unknown[0]!r} is not a law; the laws are {', '.join(checker.LAWS)}")
+    if chosen == []:
+        refuse("--laws", "no law is named; name some, such as A1,A3, or leave the option out for all")
     rows: list[tuple[str | None, Any, Any]] = []
     if every:
         rows = [(row.label, row.operator, row.temperatures) for row in table_rows()]
@@ -118,9 +120,11 @@ def _operator_of(name: str) -> Any:
         for part in attribute.split("."):
             operator = getattr(operator, part)
     except ImportError as error:
-        refuse("NAMES", f"{module_name!r} cannot be imported ({error}); give module:attribute")
+        refuse("NAMES", f"{module_name!r} cannot be imported ({error}); give module:attribute, no .py")
     except AttributeError:
-        refuse("NAMES", f"module {module_name!r} has no {attribute!r}")
+        refuse(
+            "NAMES", f"module {module_name!r} has no {attribute!r}; give module:attribute of a function in it"
+        )
     if not callable(operator):
         refuse("NAMES", f"{name} is {type(operator).__name__}; it must be a function (p, temperature) -> q")
     return operator

@@ -261,6 +261,35 @@ def split_for_evaluation(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
     return split(model)
 
 
+def require_module(argument: str, model: Any) -> None:
+    """Refuse what is no NNX module: a class, its parameters, the result of a run."""
+    if not isinstance(model, nnx.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        hint = f", such as {argument}.student of a result" if hasattr(model, "student") else ""
+        raise TypeError(f"{argument} is {kind}; pass the nnx.Module itself{hint}")
+
+
+def logits_shape(
+    argument: str, graphdef: Any, params: PyTree, rest: PyTree, inputs: Array
+) -> tuple[int, ...]:
+    """The shape of a model's logits, nothing computed; inputs that it does not take are refused."""
+    try:
+        logits = jax.eval_shape(lambda p, r, x: nnx.merge(graphdef, p, r, copy=True)(x), params, rest, inputs)
+    except (TypeError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{argument} does not take inputs of shape {inputs.shape} and dtype {inputs.dtype} ({first}); "
+            "reshape the data, or give the model another first layer"
+        ) from error
+    shape: tuple[int, ...] | None = getattr(logits, "shape", None)
+    if not shape or len(shape) < 2:
+        raise ValueError(
+            f"{argument} maps inputs to {type(logits).__name__} of shape {shape}; it must return "
+            "logits [B, K] or [B, L, K] alone"
+        )
+    return shape
+
+
 def as_pytree(function: Callable[..., Any]) -> Any:
     """A plain function as an argument of a compiled one: Partial is a pytree with the function static."""
     return jax.tree_util.Partial(function)

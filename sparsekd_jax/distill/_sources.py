@@ -105,6 +105,61 @@ def validation_of(data: DataSet | Batches) -> tuple[Array, Array] | None:
     return None if inputs is None or labels is None else (jnp.asarray(inputs), jnp.asarray(labels))
 
 
+def require_data(data: Any) -> None:
+    """Refuse what does not have the arrays of a training and a test half, or labels that are no class ids."""
+    if isinstance(data, Batches):
+        require_examples("test", data.test_inputs, data.test_labels)
+        return
+    for name in ("train_inputs", "train_labels", "test_inputs", "test_labels"):
+        if not hasattr(data, name):
+            raise TypeError(
+                f"data is a {type(data).__name__} without {name}; pass data.Arrays(...) or Batches"
+            )
+    for half in ("train", "test"):
+        require_examples(half, getattr(data, f"{half}_inputs"), getattr(data, f"{half}_labels"))
+
+
+def require_examples(half: str, inputs: Any, labels: Any) -> None:
+    """Refuse inputs and labels that are not one label an example, or labels that are no class ids."""
+    sizes, shape = np.shape(inputs), np.shape(labels)
+    dtype = labels.dtype if hasattr(labels, "dtype") else np.asarray(labels).dtype
+    if not sizes or sizes[0] == 0:
+        raise ValueError(f"{half}_inputs has shape {sizes}; give at least one example, [n, ...]")
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(
+            f"{half}_labels has dtype {dtype}; labels are class ids: of one-hot rows pass "
+            "labels.argmax(-1), of floats labels.astype(np.int32)"
+        )
+    if not shape or shape[0] != sizes[0]:
+        raise ValueError(
+            f"{half}_labels has shape {shape} for {sizes[0]} examples; give one label each, in their order"
+        )
+
+
+def require_classes(half: str, labels: Any, logits: tuple[int, ...], who: str, weights: Any = None) -> None:
+    """Refuse labels that are not one for each row of logits ``[n, ..., K]``, or not in ``[0, K)``.
+
+    A label of weight 0 is padding, and may be anything.
+    """
+    shape, num_classes = np.shape(labels), logits[-1]
+    if shape[1:] != logits[1:-1]:
+        raise ValueError(
+            f"{half}_labels has shape {shape}, and {who} gives logits of shape {logits} for them; give class "
+            f"ids of shape {(shape[0], *logits[1:-1])}: of one-hot rows pass labels.argmax(-1)"
+        )
+    values = np.asarray(labels)
+    if weights is not None:
+        values = values[np.asarray(weights) > 0]
+    if not values.size:
+        return
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"{half}_labels holds {low if low < 0 else high}, and {who} has classes in [0, {num_classes}): "
+            "count labels from 0, or give the model as many outputs"
+        )
+
+
 class _Shuffled:
     """Arrays on device, in the order of a seed."""
 

@@ -19,10 +19,18 @@ from jaxtyping import Array, PyTree
 from sparsekd_jax import sparsity
 from sparsekd_jax.distill import _program
 from sparsekd_jax.distill._program import Batch, Objective
-from sparsekd_jax.distill._sources import Batches, DataSet, source_of, validation_of
+from sparsekd_jax.distill._sources import (
+    Batches,
+    DataSet,
+    require_classes,
+    require_data,
+    source_of,
+    validation_of,
+)
 from sparsekd_jax.distill.checkpoints import CheckpointStore
 from sparsekd_jax.distill.metrics import Tally
 from sparsekd_jax.distill.plan import Plan, Stage
+from sparsekd_jax.sparsity._arguments import require_optimizer, require_select, whole
 from sparsekd_jax.sparsity.masks import named_leaves
 
 Progress = Callable[[int, int], None]
@@ -77,9 +85,14 @@ class Trainer:
         on_progress: Progress | None,
         where: sparsity.Select = sparsity.is_kernel,
         mesh: Mesh | None = None,
+        argument: str = "student",
     ) -> None:
-        if record_every < 1:
-            raise ValueError(f"record_every must be at least 1, got {record_every}")
+        record_every = whole("record_every", record_every)
+        seed = whole("seed", seed, least=-math.inf)
+        _program.require_module(argument, model)
+        require_optimizer("optimizer", optimizer)
+        require_select(where)
+        require_data(data)
         self.source = source_of(data, seed, batch_size, total_steps, mesh)
         self.place = self.source.place
         self.test = self.place.everywhere((jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)))
@@ -88,6 +101,7 @@ class Trainer:
         self.graphdef, *held = _program.split(model)
         params, rest = self.place.everywhere(held)
         self.eval_graphdef = _program.split_for_evaluation(model)[0]
+        self.num_classes = self._require_fits(argument, data, params, rest)
         self.carry = (params, rest, self.place.everywhere(self.optimizer.init(params)))
         self.seed, self.record_every, self.on_progress = seed, record_every, on_progress
         self.total_steps, self.step, self.sparsity = total_steps, 0, 0.0
@@ -99,6 +113,20 @@ class Trainer:
         self._good: PyTree = self.path[0]  # the parameters at the last record known to be finite
         self._store: CheckpointStore | None = None
         self._every, self._saved_at = math.inf, time.monotonic()
+
+    def _require_fits(self, argument: str, data: DataSet | Batches, params: PyTree, rest: PyTree) -> int:
+        """The number of classes of the model's logits, to which the labels must belong."""
+        first, _ = self.source.steps(0, 1)
+        train = first["labels"] if self.source.streamed else data.train_labels  # type: ignore[union-attr]
+        halves = {
+            "train": (first["inputs"], train, first.get("weights")),
+            "test": (self.test[0], data.test_labels, None),
+        }
+        shape: tuple[int, ...] = ()
+        for half, (inputs, labels, weights) in halves.items():
+            shape = _program.logits_shape(argument, self.eval_graphdef, params, rest, inputs)
+            require_classes(half, labels, shape, argument, weights)
+        return shape[-1]
 
     def pure_params(self) -> PyTree:
         return nnx.to_pure_dict(self.carry[0])
@@ -223,7 +251,8 @@ class Trainer:
         where = f"; the checkpoint of step {kept[-1]} is the last good one" if kept else ""
         raise DivergedError(
             f"{tensor} is not finite in stage {stage}, at step {step} of {self.total_steps}{where}: lower "
-            "the learning rate, or look at the operator's gradients where the teacher is near 0",
+            "the learning rate, look for NaN in the inputs, or at the operator's gradients where the teacher "
+            "is near 0",
             stage=stage,
             step=step,
             tensor=tensor,

@@ -148,7 +148,8 @@ class CheckpointStore:
             return self.load(steps[-1]) if steps else None
         if resume not in steps:
             raise CheckpointError(
-                f"there is no checkpoint of step {resume} in {self.folder}; there are {steps}"
+                f"there is no checkpoint of step {resume} in {self.folder}; there are "
+                f"{', '.join(map(str, steps)) or 'none'}: pass one of them, or resume=True for the newest"
             )
         saved = self.load(resume)
         _wait_for_others(f"step {resume} is read")
@@ -167,7 +168,9 @@ class CheckpointStore:
         fault = self._fault(step)
         if fault is not None:
             good = next((s for s in reversed(self.steps()) if s != step and self._fault(s) is None), None)
-            offer = f"; resume={good} goes on from step {good}, which is whole" if good is not None else ""
+            offer = "; go on with the settings that made it, or take another checkpoint_dir"
+            if good is not None:
+                offer = f"; resume={good} goes on from step {good}, which is whole"
             raise CheckpointError(
                 f"the checkpoint of step {step} in {self.folder} is refused: {fault}{offer}"
             )

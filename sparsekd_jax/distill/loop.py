@@ -15,11 +15,13 @@ from sparsekd_jax import sparsity
 from sparsekd_jax._durable import fingerprint
 from sparsekd_jax.distill import _observed, _program
 from sparsekd_jax.distill._program import Batch, Objective
-from sparsekd_jax.distill._sources import Batches, DataSet
+from sparsekd_jax.distill._sources import Batches, DataSet, require_classes, require_examples
 from sparsekd_jax.distill._trainer import Progress, Row, Trainer
 from sparsekd_jax.distill.metrics import Tally
 from sparsekd_jax.distill.plan import Plan, Stage
 from sparsekd_jax.operators.base import SofteningOperator
+from sparsekd_jax.simplex import is_traced
+from sparsekd_jax.sparsity._arguments import whole
 from sparsekd_jax.targets import Dense, Samples, Target, TopK, soften
 
 
@@ -57,9 +59,12 @@ class Result:
 
         Raises:
             ValueError: stage 0 has no prune.
+            IndexError: no such stage.
         """
         graphdef, params, _ = _program.split(self.student)
         params = jax.tree.map(lambda leaf: leaf, params)
+        if not -len(self.path) <= stage < len(self.path):
+            raise IndexError(f"stage is {stage}; this run has the stages 0 to {len(self.path) - 1}")
         at = stage
         if pruned:
             at = range(len(self.path))[stage] - 1
@@ -138,8 +143,10 @@ def run(
         The student, its history, its path, its final metrics.
 
     Raises:
-        ValueError: sizes that do not fit together; a plan or a tail that a partial teacher cannot serve.
-        TypeError: a partial teacher and an operator that has no bound on it.
+        ValueError: sizes, labels or classes that do not fit together; a plan or a tail that a partial teacher
+            cannot serve; resume without a directory.
+        TypeError: an argument that is another kind of thing, such as labels that are no class ids; a partial
+            teacher and an operator that has no bound on it.
         DivergedError: a FloatingPointError; the loss or a parameter became NaN or infinite: the message says
             which, in which stage, at which step.
         CheckpointError: the directory or the disk refuses, or a checkpoint is damaged or of another run.
@@ -153,6 +160,9 @@ def run(
     >>> len(result.path), result.history[-1]["step"], round(result.history[-1]["sparsity"], 4)
     (3, 20, 0.5)
     """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan is a {type(plan).__name__}; make one by distill.stages(...) or Plan.from_json")
+    _require_directory(checkpoint_dir, resume)
     trainer = Trainer(
         student,
         data,
@@ -227,7 +237,8 @@ def fit(
         As `run`, the trained model under ``student``.
 
     Raises:
-        ValueError: sizes that do not fit together.
+        ValueError: sizes, labels or classes that do not fit together.
+        TypeError: as `run`.
         DivergedError: the loss or a parameter became NaN or infinite.
         CheckpointError: as `run`.
 
@@ -239,8 +250,8 @@ def fit(
     >>> result.final.accuracy > 0.5
     True
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    steps = whole("steps", steps)
+    _require_directory(checkpoint_dir, resume)
     trainer = Trainer(
         model,
         data,
@@ -251,14 +262,15 @@ def fit(
         record_every=record_every,
         on_progress=on_progress,
         mesh=mesh,
+        argument="model",
     )
     if checkpoint_dir is not None:
         identity = {"supervised_steps": steps}
         trainer.keep_in(checkpoint_dir, checkpoint_every, keep, resume, identity)
     trainer.begin()
     if trainer.stages_done == 0:
-        whole = Stage(sparsity=0.0, temperature=1.0, steps=steps, scale=1.0, alpha=1.0)
-        trainer.advance(whole, 1, _program.supervised, {}, {}, last=True)
+        supervised = Stage(sparsity=0.0, temperature=1.0, steps=steps, scale=1.0, alpha=1.0)
+        trainer.advance(supervised, 1, _program.supervised, {}, {}, last=True)
     return _result(trainer)
 
 
@@ -273,14 +285,22 @@ def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array
     Returns:
         The sums as a `Tally`.
 
+    Raises:
+        TypeError: no module, or labels that are no class ids.
+        ValueError: no example, or labels that do not fit the inputs and the model's logits.
+
     >>> from flax import nnx
     >>> from sparsekd_jax import models
     >>> model = models.MLP((3, 2), rngs=nnx.Rngs(0))
     >>> float(evaluate(model, jnp.zeros((5, 3)), jnp.zeros(5, jnp.int32)).count)
     5.0
     """
-    split = _program.split_for_evaluation(model)
-    return _program.evaluate_all(*split, jnp.asarray(inputs), jnp.asarray(labels))
+    _program.require_module("model", model)
+    require_examples("test", inputs, labels)
+    split, inputs = _program.split_for_evaluation(model), jnp.asarray(inputs)
+    if not is_traced(inputs, labels):
+        require_classes("test", labels, _program.logits_shape("model", *split, inputs), "model")
+    return _program.evaluate_all(*split, inputs, jnp.asarray(labels))
 
 
 def _result(trainer: Trainer) -> Result:
@@ -304,6 +324,11 @@ def teacher_logits(teacher: Any, inputs: Array, labels: Array) -> Array:
         teacher = teacher.log_probs
     if isinstance(teacher, nnx.Module):
         teacher = _program.split_for_evaluation(teacher)
+    if not isinstance(teacher, tuple) and not hasattr(teacher, "shape"):
+        hint = "its .student" if hasattr(teacher, "student") else "an nnx.Module"
+        raise TypeError(
+            f"teacher is a {type(teacher).__name__}; pass {hint}, its training logits [n, K], or targets.TopK"
+        )
     if isinstance(teacher, tuple):
         logits = _program.logits_of(*teacher, inputs, _program.rows_at_once(labels))
     else:
@@ -320,17 +345,38 @@ def _teacher(teacher: Any, trainer: Trainer, cached: bool) -> Taught:
     if cached:
         arrays, _ = trainer.source.steps(0, 1)
         if isinstance(teacher, TopK | Samples):
+            require_same_classes(teacher.vocab_size, trainer.num_classes)
             return trainer.place.everywhere(_observed.aligned(teacher, arrays["labels"]))
         if isinstance(teacher, nnx.Module):
             teacher = _on_mesh(teacher, trainer)
         logits = teacher_logits(teacher, arrays["inputs"], arrays["labels"])
+        require_same_classes(logits.shape[-1], trainer.num_classes)
         return trainer.place.everywhere(logits)
     if isinstance(teacher, nnx.Module):
-        return _on_mesh(teacher, trainer)
+        split = _on_mesh(teacher, trainer)
+        inputs = trainer.source.steps(0, 1)[0]["inputs"]
+        require_same_classes(_program.logits_shape("teacher", *split, inputs)[-1], trainer.num_classes)
+        return split
     if not isinstance(teacher, tuple):
         why = "data comes in Batches" if trainer.source.streamed else "cache_teacher is False"
         raise ValueError(f"teacher must be an nnx.Module where {why}, got {type(teacher).__name__}")
     return teacher
+
+
+def require_same_classes(taught: int, learnt: int) -> None:
+    """Refuse a teacher and a student of different numbers of classes."""
+    if taught != learnt:
+        raise ValueError(
+            f"teacher has {taught} classes and student {learnt}; give the student's last layer {taught} "
+            "outputs, the teacher's classes in the same order"
+        )
+
+
+def _require_directory(checkpoint_dir: Any, resume: bool | int) -> None:
+    if checkpoint_dir is None and resume is not False:
+        raise ValueError(
+            f"resume is {resume}, but there is no checkpoint_dir to go on from: give the run's own"
+        )
 
 
 def _on_mesh(teacher: nnx.Module, trainer: Trainer) -> tuple[Any, PyTree, PyTree]:

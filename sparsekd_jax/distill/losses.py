@@ -15,7 +15,7 @@ from sparsekd_jax.distill import divergences
 from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.divergences import kl_from_logs as kl_from_logs
 from sparsekd_jax.operators.base import Operator as Operator
-from sparsekd_jax.operators.base import SofteningOperator
+from sparsekd_jax.operators.base import SofteningOperator, require_operator
 
 # The slope r of F_T at the uniform distribution: 1/T where T multiplies the dual coordinates, 1/√T where it
 # divides the entropy deficit, which is quadratic there. 1/r² is T to the power below.
@@ -63,13 +63,26 @@ def cross_entropy(
     Returns:
         ``[...]`` in nats.
 
+    Raises:
+        TypeError: labels that are no integers.
+        ValueError: labels of another shape than the rows of the logits.
+
     >>> float(cross_entropy(jnp.zeros((4,)), jnp.array(2)))
     1.3863
     """
+    _require_class_ids(labels, jnp.shape(logits))
     log_probs = jax.nn.log_softmax(divergences.blank_rows(logits, mask), axis=-1)
     loss = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
     loss = jnp.where(labels < 0, jnp.nan, loss)  # take_along_axis reads those from the end
     return loss if mask is None else jnp.where(mask, loss, 0)
+
+
+def _require_class_ids(labels: Any, logits: tuple[int, ...]) -> None:
+    remedy = "labels are class ids, one a row: of one-hot rows pass labels.argmax(-1)"
+    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+        raise TypeError(f"labels has dtype {jnp.result_type(labels)}; {remedy}")
+    if jnp.shape(labels) != logits[:-1]:
+        raise ValueError(f"labels has shape {jnp.shape(labels)} and logits {logits}; {remedy}")
 
 
 def gradient_scale(
@@ -168,7 +181,9 @@ def distillation_loss(
         ``[...]`` in nats, one loss an example; average it with `weighted_sum`.
 
     Raises:
-        ValueError: α > 0 without labels, or a scale that is neither known nor given.
+        ValueError: α > 0 without labels, or outside [0, 1]; shapes that differ; a scale that is neither known
+            nor given.
+        TypeError: labels that are no class ids, or no operator.
 
     Reference:
         Hinton, Vinyals and Dean, arXiv 1503.02531; theory.md section 2 for F.
@@ -178,6 +193,14 @@ def distillation_loss(
     >>> float(distillation_loss(z, z, operator=operators.get("power"), temperature=4.0))
     0.0
     """
+    require_operator(operator)
+    if isinstance(alpha, float | int) and not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha:g}; it is the weight of the hard labels, in [0, 1]")
+    if jnp.shape(student_logits) != jnp.shape(teacher_logits):
+        raise ValueError(
+            f"student_logits has shape {jnp.shape(student_logits)} and teacher_logits "
+            f"{jnp.shape(teacher_logits)}; give both the same rows and classes, [..., K]"
+        )
     if labels is None and not (isinstance(alpha, float | int) and alpha == 0):
         raise ValueError("labels are needed where alpha > 0: pass labels, or alpha=0")
     exponent = 0 if scale is not None else _scale_exponent(operator, soften_student, divergence)

@@ -11,12 +11,19 @@ from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from sparsekd_jax.distill import _program
-from sparsekd_jax.distill._sources import DataSet, require_in_memory, source_of
+from sparsekd_jax.distill._sources import (
+    DataSet,
+    require_classes,
+    require_data,
+    require_in_memory,
+    source_of,
+)
 from sparsekd_jax.distill._trainer import DivergedError, Progress, history_row
-from sparsekd_jax.distill.loop import Result, teacher_logits
+from sparsekd_jax.distill.loop import Result, require_same_classes, teacher_logits
 from sparsekd_jax.distill.plan import Plan
 from sparsekd_jax.operators.base import SofteningOperator
 from sparsekd_jax.sparsity import is_kernel
+from sparsekd_jax.sparsity._arguments import require_optimizer
 
 
 def run_many(
@@ -65,6 +72,11 @@ def run_many(
     >>> [round(result.history[-1]["sparsity"], 2) for result in results]
     [0.5, 0.5]
     """
+    for argument, given in (("students", students), ("teachers", teachers), ("seeds", seeds)):
+        if not hasattr(given, "__len__"):
+            raise TypeError(f"{argument} is a {type(given).__name__}; give a list, one a member")
+    require_optimizer("optimizer", optimizer)
+    require_data(data)
     size = len(students)
     plans = [plans] * size if isinstance(plans, Plan) else list(plans)
     _require_one_program(students, teachers, plans, seeds)
@@ -79,7 +91,14 @@ def run_many(
     graphdef = _program.split(students[0])[0]
     params, rest = _stack([_program.split(student)[1:] for student in students])
     carry = (params, rest, jax.vmap(wrapped.init)(params))
-    logits = jnp.stack([teacher_logits(t, arrays["inputs"], arrays["labels"]) for t in teachers])
+    shape = _program.logits_shape(
+        "students[0]", *_program.split_for_evaluation(students[0]), arrays["inputs"]
+    )
+    require_classes("train", data.train_labels, shape, "students[0]", arrays.get("weights"))
+    taught = [teacher_logits(t, arrays["inputs"], arrays["labels"]) for t in teachers]
+    for own in taught:
+        require_same_classes(own.shape[-1], shape[-1])
+    logits = jnp.stack(taught)
     program = _members(graphdef, wrapped, plans[0].divergence)
     judge = _judge(_program.split_for_evaluation(students[0])[0])
     paths = [(nnx.to_pure_dict(params), rest)]

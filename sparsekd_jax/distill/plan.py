@@ -9,7 +9,8 @@ from typing import Any
 from sparsekd_jax import operators, sparsity
 from sparsekd_jax.distill.divergences import Divergence, get_divergence
 from sparsekd_jax.distill.losses import Operator
-from sparsekd_jax.operators.base import SofteningOperator
+from sparsekd_jax.operators.base import SofteningOperator, require_operator
+from sparsekd_jax.sparsity._arguments import percent_hint
 
 TEACHERS = ("original", "previous")
 DECAYS: dict[str, Callable[[float], float]] = {
@@ -49,6 +50,8 @@ class Stage:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature must be a positive number, got {self.temperature:g}")
+        if isinstance(self.steps, float):
+            raise TypeError(f"steps is {self.steps!r}; give a whole number (an int)")
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; every stage needs at least one")
         for name in ("scale", "learning_rate"):
@@ -59,7 +62,8 @@ class Stage:
         if self.decay not in DECAYS:
             raise ValueError(f"decay {self.decay!r} is unknown; known: {', '.join(DECAYS)}")
         if self.recover_to is not None and not 0.0 < self.recover_to <= 1.0:
-            raise ValueError(f"recover_to is an accuracy in (0, 1], got {self.recover_to:g}")
+            hint = percent_hint(self.recover_to)
+            raise ValueError(f"recover_to is an accuracy in (0, 1], got {self.recover_to:g}{hint}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 record, got {self.patience}")
 
@@ -121,10 +125,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         get_divergence(self.divergence)
-        if not callable(self.operator):
-            raise ValueError(
-                f"operator must be a name, an operator or a function (p, T) -> q, got {self.operator!r}"
-            )
+        require_operator(self.operator)
+        if isinstance(self.stages, Stage):
+            raise TypeError("stages is a single Stage; pass a tuple of them: (stage,)")
         if not self.stages:
             raise ValueError("stages is empty: a plan needs at least one")
         if self.score not in sparsity.SCORES:
@@ -142,12 +145,15 @@ class Plan:
             if not before <= stage.sparsity < 1.0:
                 raise ValueError(
                     f"sparsity of stage {number} is {stage.sparsity:g} after {before:g}; it must lie in "
-                    "[0, 1) and not fall"
+                    f"[0, 1) and not fall{percent_hint(stage.sparsity)}"
                 )
             before = stage.sparsity
         most = getattr(self.pattern, "rate", None)  # of n:m, which has one final sparsity
         if most is not None and abs(before - most) > 1e-9:
-            raise ValueError(f"sparsity ends at {before:g}; the pattern {self.pattern} has sparsity {most:g}")
+            raise ValueError(
+                f"sparsity ends at {before:g}; the pattern {self.pattern} has sparsity {most:g}: "
+                f"pass sparsity={most:g}"
+            )
 
     @property
     def total_steps(self) -> int:

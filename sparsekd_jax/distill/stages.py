@@ -8,6 +8,7 @@ from sparsekd_jax import sparsity as sparsity_room
 from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.losses import Operator, gradient_scale
 from sparsekd_jax.distill.plan import Plan, Stage
+from sparsekd_jax.sparsity._arguments import whole
 
 
 def stages(
@@ -72,12 +73,13 @@ def stages(
         1    0.7875            4     16    0.1     50
         2       0.9            4     16    0.1     50
     """
-    op = operators.get(operator) if isinstance(operator, str) else operator
+    op = operators.parse(operator) if isinstance(operator, str) else operator
+    num_stages = whole("num_stages", num_stages)
     if total_steps is not None and steps_per_stage is not None:
         raise ValueError("total_steps and steps_per_stage are two budgets; give one of them")
     if steps_per_stage is not None:
-        total_steps = steps_per_stage * num_stages
-    total_steps = 2500 if total_steps is None else total_steps
+        total_steps = whole("steps_per_stage", steps_per_stage) * num_stages
+    total_steps = 2500 if total_steps is None else whole("total_steps", total_steps)
     levels = sparsity_room.sparsities(schedule, sparsity, num_stages)
     if total_steps < num_stages:
         raise ValueError(f"total_steps = {total_steps} is less than one a stage (num_stages = {num_stages})")
@@ -150,9 +152,14 @@ def annealed(start: float, end: float, num_stages: int, *, geometric: bool = Tru
 
 def _one_a_stage(name: str, value: Any, num_stages: int) -> list[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
+        if not isinstance(value, str) and hasattr(value, "shape") and value.shape:
+            raise TypeError(f"{name} is an array of shape {value.shape}; give a list: {name}.tolist()")
         values = [value] * num_stages
     else:
         values = list(value)
         if len(values) != num_stages:
-            raise ValueError(f"{name} lists {len(values)} values for num_stages = {num_stages}")
+            raise ValueError(
+                f"{name} lists {len(values)} values for num_stages = {num_stages}: give one a stage, or one "
+                "number for all"
+            )
     return [float(v) if isinstance(v, int) and name != "patience" else v for v in values]

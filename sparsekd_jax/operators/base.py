@@ -53,6 +53,8 @@ class TemperatureRange:
         """A range from a pair ``(low, high)``, closed where finite; a range as it is."""
         if isinstance(bounds, TemperatureRange):
             return bounds
+        if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+            raise TypeError(f"temperature range is {bounds!r}; give a pair (low, high), such as (1.0, 20.0)")
         low, high = bounds
         return cls(float(low), float(high))
 
@@ -336,6 +338,8 @@ def broadcast_temperature(
     op: SofteningOperator, temperature: ArrayLike, batch: tuple[int, ...], dtype: Any
 ) -> Array:
     """T in the compute dtype, ``[*batch, 1]``: Python, numpy and jax scalars then share one trace."""
+    if temperature is None or isinstance(temperature, str):
+        raise TypeError(f"temperature is {temperature!r}; give a number, or an array of one a row")
     shape = np.shape(temperature)
     try:
         fits = np.broadcast_shapes(shape, batch) == batch
@@ -355,9 +359,15 @@ def broadcast_temperature(
             raise ValueError(
                 f"temperature{where} is {values[bad][0]:g}; {op.name} takes T in {allowed}"
                 + (", T = 1 changes nothing." if 1.0 in allowed else ".")
-                + (" For T → 0 or ∞ use its limit." if not np.isfinite(values[bad][0]) else "")
+                + _limit_remedy(allowed, values[bad][0])
             )
     return jnp.broadcast_to(jnp.asarray(temperature).astype(dtype), batch)[..., None]
+
+
+def _limit_remedy(allowed: TemperatureRange, temperature: float) -> str:
+    if temperature == 0 and allowed.low == 0:
+        return " For the limit T → 0 take operators.get('argmax')."
+    return " For T → ∞ use its limit." if np.isposinf(temperature) else ""
 
 
 def _compute(
@@ -418,4 +428,22 @@ _run = jax.jit(_compute, static_argnums=0)
 
 
 Operator = SofteningOperator | Callable[[Array, ArrayLike], Array]
+
+
+def require_operator(operator: Any) -> None:
+    """Refuse what is neither a softening operator nor a function ``(p, temperature) -> q``.
+
+    >>> require_operator("power")
+    Traceback (most recent call last):
+    TypeError: operator is the text 'power'; pass operators.parse('power')
+    """
+    if isinstance(operator, str):
+        raise TypeError(f"operator is the text {operator!r}; pass operators.parse({operator!r})")
+    if isinstance(operator, type):
+        name = operator.__name__
+        raise TypeError(f"operator is the class {name}; make an operator of it first, such as {name}()")
+    if not callable(operator):
+        raise TypeError(f"operator is {operator!r}; it is a function (p, temperature) -> q")
+
+
 """A softening operator, or a plain function ``(p, temperature) -> q``."""

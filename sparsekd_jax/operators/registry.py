@@ -49,12 +49,17 @@ def get(name: str, **parameters: Any) -> SofteningOperator:
 
     Raises:
       ValueError: unknown name, unknown or missing parameter, or a value outside its domain.
+      TypeError: a name that is no text.
 
     >>> get("powr")
     Traceback (most recent call last):
     ValueError: unknown operator 'powr'; did you mean 'power'? Known: power, mixture, tsallis, ...
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name is {name!r}; it is a text such as 'power', and an operator needs no get")
     if name not in _FAMILIES:
+        if "(" in name and name.partition("(")[0] in _FAMILIES:
+            raise ValueError(f"name is {name!r}, with a parameter in it; call operators.parse({name!r})")
         close = difflib.get_close_matches(name, _FAMILIES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
         raise ValueError(f"unknown operator {name!r}{hint} Known: {', '.join(_FAMILIES)}")

@@ -64,6 +64,11 @@ class TsallisSoftening(SofteningOperator):
         """All axioms on the whole simplex; which further laws hold depends on α (theory.md section 2)."""
         if simplex.is_traced(self.alpha):
             raise TypeError("the claims of TsallisSoftening depend on alpha, which is traced here")
+        if np.ndim(self.alpha):
+            raise ValueError(
+                f"alpha has shape {np.shape(self.alpha)}; a family of operators is called by "
+                "jax.vmap(lambda op: op(p, T))(family)"
+            )
         alpha = float(self.alpha)  # type: ignore[arg-type]
         if not 0 < alpha < float("inf"):
             raise ValueError(f"alpha is {alpha}; Tsallis softening takes 0 < alpha < ∞ (1 is PowerTransform)")

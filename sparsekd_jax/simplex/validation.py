@@ -27,6 +27,8 @@ def _first_bad(bad: np.ndarray) -> str:
 
 def _require_rows(x: ArrayLike, name: str, remedy: str) -> np.ndarray | None:
     """The checks that every kind of row shares; the array to look at, or None where it is traced."""
+    if not (hasattr(x, "dtype") or isinstance(x, int | float)):
+        raise TypeError(f"{name} is a {type(x).__name__}; pass an array: jnp.asarray({name})")
     shape, dtype = np.shape(x), jnp.result_type(x)
     if dtype.name not in SUM_TOLERANCE:
         raise TypeError(f"{name} has dtype {dtype}; {remedy}")
@@ -44,6 +46,14 @@ def refuse(flags: Any, name: str, say: Callable[[tuple[int, ...]], str]) -> None
     if bad.any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(f"{name}, {_first_bad(bad)}{say(index)}")
+
+
+def _on_another_axis(wide: np.ndarray, tolerance: float, name: str) -> str:
+    """The remedy where the classes lie on another axis, which is the one that sums to 1."""
+    for axis in range(wide.ndim - 1):
+        if (np.abs(wide.sum(axis) - 1) <= tolerance).all():
+            return f"Axis {axis} sums to 1: classes go last, pass jnp.moveaxis({name}, {axis}, -1)."
+    return ""
 
 
 def _refuse_nan_and_inf(x: np.ndarray, name: str, remedy: str) -> None:
@@ -88,8 +98,12 @@ def require_probabilities(p: ArrayLike, name: str = "p") -> None:
         name,
         lambda i: (
             f"sums to {wide[i].sum():.13g}, off by {abs(wide[i].sum() - 1):.3g} (tolerance {tolerance:g} in "
-            f"{x.dtype.name}). If these are unnormalised weights pass simplex.normalize({name}); "
-            "if logits, call op.from_logits(z, T)."
+            f"{x.dtype.name}). "
+            + (
+                _on_another_axis(wide, tolerance, name)
+                or f"If these are unnormalised weights pass simplex.normalize({name}); "
+                "if logits, call op.from_logits(z, T)."
+            )
         ),
     )
 
@@ -119,8 +133,12 @@ def require_log_probabilities(log_p: ArrayLike, name: str = "log_p") -> None:
         name,
         lambda i: (
             f"sums to {total[i]:.13g} after exp, off by {abs(total[i] - 1):.3g} (tolerance {tolerance:g} in "
-            f"{x.dtype.name}). If these are logits call op.from_logits(z, T) or pass "
-            f"jax.nn.log_softmax({name})."
+            f"{x.dtype.name}). "
+            + (
+                f"These sum to 1 as they are: if they are probabilities pass jnp.log({name})."
+                if (wide[i] >= 0).all() and abs(wide[i].sum() - 1) <= tolerance
+                else f"If these are logits call op.from_logits(z, T) or pass jax.nn.log_softmax({name})."
+            )
         ),
     )
 

@@ -2,11 +2,13 @@
 
 import difflib
 import inspect
+import operator
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def named(argument: str, choice: Any, known: Mapping[str, Any]) -> Any:
+def named(argument: str, choice: Any, known: Mapping[str, Any], others: str = "a function") -> Any:
     """The function that a name stands for; a function stands for itself."""
     if not isinstance(choice, str):
         return choice
@@ -14,7 +16,7 @@ def named(argument: str, choice: Any, known: Mapping[str, Any]) -> Any:
         close = difflib.get_close_matches(choice, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         known_names = ", ".join(known)
-        raise ValueError(f"{argument} {choice!r} is unknown{hint} (known: {known_names}; or pass a function)")
+        raise ValueError(f"{argument} {choice!r} is unknown{hint} (known: {known_names}; or pass {others})")
     return known[choice]
 
 
@@ -37,6 +39,49 @@ def call_with(function: Callable[..., Any], first: Any, remedies: Mapping[str, s
             called = getattr(function, "__name__", repr(function))
             raise ValueError(f"{called} needs {name}, which is None: {remedies[name]}")
     return function(first, **given)
+
+
+def whole(argument: str, number: Any, least: float = 1) -> int:
+    """The number, refused where it is not whole or is below the least."""
+    try:
+        value = operator.index(number)
+    except TypeError:
+        raise TypeError(f"{argument} must be a whole number (an int), got {number!r}") from None
+    if value < least:
+        raise ValueError(f"{argument} must be at least {least}, got {value}")
+    return value
+
+
+def require_optimizer(argument: str, optimizer: Any) -> None:
+    """Refuse what is no optax transformation: a learning rate, a factory, an ``nnx.Optimizer``."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"{argument} is {_kind(optimizer)}; pass an optax transformation, such as optax.adam(1e-3)"
+        )
+
+
+def require_params(argument: str, params: Any) -> None:
+    """Refuse an NNX module where its parameters were meant."""
+    nnx = sys.modules.get("flax.nnx")  # a module can only be there where it is loaded
+    if nnx is not None and isinstance(params, nnx.Module):
+        raise TypeError(
+            f"{argument} is the module {type(params).__name__}; pass its parameters: "
+            "nnx.state(model, nnx.Param)"
+        )
+
+
+def require_select(where: Any) -> None:
+    """Refuse what does not say of a name and a leaf whether it is selected."""
+    if isinstance(where, str):
+        raise TypeError(f"where is the text {where!r}; pass sparsity.by_path({where!r})")
+    if not callable(where):
+        raise TypeError(
+            f"where is {_kind(where)}; pass a function (name, leaf) -> bool, or sparsity.by_path(...)"
+        )
+
+
+def _kind(value: Any) -> str:
+    return value.__name__ if hasattr(value, "__name__") else f"a {type(value).__name__}"
 
 
 def percent_hint(share: float) -> str:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from sparsekd_jax.sparsity._arguments import require_params
+
 
 def map_masks(function: Callable[..., Any], masks: PyTree, *trees: PyTree) -> PyTree:
     """``jax.tree.map`` in which a None of the first tree is a leaf, so that it meets the others' arrays."""
@@ -31,6 +33,19 @@ def widened(*arrays: Array) -> tuple[Array, ...]:
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(jnp.float32, *arrays)
     return tuple(array.astype(dtype) for array in arrays)
+
+
+def require_masks(masks: PyTree, params: PyTree) -> None:
+    """Refuse a tree of masks that is not laid over the parameters, such as a whole optimizer state."""
+    require_params("params", params)
+    laid: Any = jax.tree.structure(masks, is_leaf=lambda leaf: leaf is None)
+    try:
+        laid.flatten_up_to(params)
+    except ValueError:
+        raise ValueError(
+            f"masks is a {type(masks).__name__} whose tree is not that of params "
+            f"({', '.join(named_leaves(params)) or 'none'}); take the masks by current_masks(state)"
+        ) from None
 
 
 def require_like(argument: str, tree: PyTree, params: PyTree) -> None:

@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from sparsekd_jax.sparsity._trees import map_masks, named_leaves, path_name
+from sparsekd_jax.sparsity._arguments import require_params, require_select
+from sparsekd_jax.sparsity._trees import map_masks, named_leaves, path_name, require_masks
 from sparsekd_jax.sparsity.select import ByPath, Select, is_kernel
 
 
 def initial_masks(params: PyTree, where: Select = is_kernel) -> PyTree:
     """Masks that keep everything, None where ``where(path, leaf)`` says the leaf is never dropped."""
+    require_params("params", params)
+    require_select(where)
     names = named_leaves(params)
     if isinstance(where, ByPath):
         where.require_matches(names)
@@ -46,6 +49,7 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
     >>> apply_masks({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([True, False])})["w"].tolist()
     [1.0, 0.0]
     """
+    require_masks(masks, params)
     return map_masks(lambda m, w: w if m is None else _masked(w, m), masks, params)
 
 
@@ -70,6 +74,7 @@ def straight_through(params: PyTree, masks: PyTree) -> PyTree:
     >>> jax.grad(lambda p: (3 * straight_through(p, masks)["w"]).sum())({"w": jnp.ones(2)})["w"].tolist()
     [3.0, 3.0]
     """
+    require_masks(masks, params)
     return map_masks(lambda m, w: w if m is None else _straight(w, m), masks, params)
 
 
@@ -100,6 +105,8 @@ def layer_zeros(params: PyTree, where: Select = is_kernel) -> dict[str, tuple[in
     >>> layer_zeros({"w": jnp.eye(3), "b": jnp.zeros(3)})
     {'w': (6, 9)}
     """
+    require_params("params", params)
+    require_select(where)
     return {
         name: (int(np.count_nonzero(np.asarray(leaf) == 0)), leaf.size)
         for name, leaf in named_leaves(params).items()
@@ -126,5 +133,8 @@ def zero_fraction(params: PyTree, where: Select = is_kernel) -> float:
     counts = layer_zeros(params, where).values()
     if not counts:
         names = ", ".join(named_leaves(params)) or "none"
-        raise ValueError(f"where selects no parameter among {names}: there is no share to take")
+        raise ValueError(
+            f"where selects no parameter among {names}: there is no share to take. The default "
+            "takes arrays with two axes or more, by_path(include=...) those of a name"
+        )
     return sum(zeros for zeros, _ in counts) / sum(size for _, size in counts)

@@ -1,9 +1,9 @@
 """How sparse each stage is: the target sparsity s_1 ≤ … ≤ s_n = s of every stage, as plain numbers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from sparsekd_jax.sparsity._arguments import call_with, named, percent_hint
+from sparsekd_jax.sparsity._arguments import call_with, named, percent_hint, whole
 
 Schedule = Callable[..., float]
 """Maps the share of the stages begun, k/n in (0, 1], to the share of the final sparsity reached.
@@ -113,8 +113,9 @@ def sparsities(schedule: str | Schedule, final: float, num_stages: int) -> tuple
     [0.5, 0.75, 0.875, 0.9375]
     """
     reach = named("schedule", schedule, SCHEDULES)
-    if num_stages < 1:
-        raise ValueError(f"num_stages must be at least 1, got {num_stages}")
+    num_stages = whole("num_stages", num_stages)
+    if isinstance(final, Sequence):
+        raise TypeError(f"sparsity is {final!r}; give the final share alone, the schedule makes the others")
     if not 0.0 <= final < 1.0:
         raise ValueError(f"sparsity must be a share in [0, 1), got {final:g}{percent_hint(final)}")
     shares = [float(call_with(reach, k / num_stages, {}, final=final)) for k in range(1, num_stages + 1)]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from sparsekd_jax.sparsity._arguments import whole
 from sparsekd_jax.sparsity._trees import path_name, widened
 from sparsekd_jax.sparsity.patterns import count_to_drop, keep_best
 
@@ -47,6 +48,7 @@ def n_m(n: int, m: int, axis: int = -2) -> "NM":
     >>> n_m(2, 4)(scores, 0.4)["w"].ravel().tolist()
     [False, True, True, True]
     """
+    n, m = whole("n", n, 0), whole("m", m, 0)
     if not 1 <= n <= m:
         raise ValueError(f"n_m keeps n of every m: 1 ≤ n ≤ m, got n = {n}, m = {m}")
     return NM(n, m, axis)
@@ -70,7 +72,7 @@ def block(shape: tuple[int, int]) -> "Block":
     >>> block((2, 2))(scores, 0.5)["w"].tolist()
     [[False, False, True, True], [False, False, True, True]]
     """
-    if len(shape) != 2 or min(shape) < 1:
+    if not isinstance(shape, tuple | list) or len(shape) != 2 or min(shape) < 1:
         raise ValueError(f"block shape must be two positive numbers (rows, columns), got {shape}")
     return Block(*shape)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 from jaxtyping import Array, PyTree
 
-from sparsekd_jax.sparsity._arguments import named
+from sparsekd_jax.sparsity._arguments import named, require_optimizer, require_params, require_select
 from sparsekd_jax.sparsity._trees import map_masks
 from sparsekd_jax.sparsity.masks import initial_masks
 from sparsekd_jax.sparsity.patterns import PATTERNS, Pattern
@@ -48,6 +48,7 @@ def sparsify(
 
     Raises:
         ValueError: ``where`` selects nothing (at init), or ``params`` is missing (at update).
+        TypeError: ``inner`` is no optax transformation, or ``params`` is an NNX module (at init).
 
     >>> tx = sparsify(optax.adamw(1e-3))
     >>> params = {"w": jnp.ones((4, 4)), "b": jnp.ones(4)}
@@ -56,6 +57,8 @@ def sparsify(
     >>> int((optax.apply_updates(params, updates)["w"] == 0).sum())
     12
     """
+    require_optimizer("inner", inner)
+    require_select(where)
     inner = optax.with_extra_args_support(inner)
     state_type = StraightThroughState if straight_through else SparsifyState
 
@@ -122,6 +125,7 @@ def update_masks(
         The optimizer state with new masks.
 
     Raises:
+        TypeError: ``params`` is an NNX module.
         ValueError: no `SparsifyState` in ``state``, a rate outside [0, 1) or the pattern's range, an unknown
             name, missing gradients or key, gradients or scores of the wrong shape.
 
@@ -130,8 +134,9 @@ def update_masks(
     >>> state.masks["w"].tolist()
     [[False, True], [False, True]]
     """
+    require_params("params", params)
     score_of = named("score", score, SCORES)
-    pattern_of = named("pattern", pattern, PATTERNS)
+    pattern_of = named("pattern", pattern, PATTERNS, "n_m(n, m), block(shape), channel() or a function")
 
     def renew(node: SparsifyState) -> SparsifyState:
         scores = score_tree(score_of, node.masks, params, gradients, key)

@@ -58,7 +58,8 @@ def require_entries(ids: np.ndarray, log_probs: np.ndarray, vocab_size: int) -> 
         "log_probs",
         lambda i: (
             f"contains {log_probs[i][bad[i]][0]:g} at entry {int(np.argmax(bad[i]))}; log-probabilities are "
-            "≤ 0, −inf for an excluded token and at padding. If these are logits use Dense.from_logits"
+            "≤ 0, −inf for an excluded token and at padding. If these are probabilities pass their "
+            "logarithm; if logits, use Dense.from_logits"
         ),
     )
 

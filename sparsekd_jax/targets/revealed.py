@@ -104,9 +104,14 @@ class TopK:
         ids, given = np.asarray(ids), np.asarray(log_probs)
         stored = jnp.asarray(given)
         if stored.dtype.name not in simplex.SUM_TOLERANCE:
-            raise TypeError(f"log_probs has dtype {given.dtype}; log-probabilities are floating point")
+            raise TypeError(
+                f"log_probs has dtype {given.dtype}; log-probabilities are floating point: "
+                "pass log_probs.astype(np.float32)"
+            )
         if not np.issubdtype(ids.dtype, np.integer):
-            raise TypeError(f"ids has dtype {ids.dtype}; token ids are whole numbers")
+            raise TypeError(
+                f"ids has dtype {ids.dtype}; token ids are whole numbers: pass ids.astype(np.int32)"
+            )
         _lists.require_entries(ids, given.astype(np.float64), vocab_size)
         counts = (ids >= 0).sum(-1)
         ranked = np.broadcast_to(counts if num_ranked is None else np.asarray(num_ranked), counts.shape)
@@ -214,6 +219,7 @@ def top_k(log_probs: Float[ArrayLike, "*batch V"], k: int) -> TopK:
         k: in [1, V].
 
     Raises:
+        TypeError: k is no whole number.
         ValueError: k outside [1, V]; log_probs are no log-probabilities (seen in eager code only).
 
     >>> row = top_k(jnp.log(jnp.array([0.125, 0.5, 0.25, 0.125])), 2)
@@ -223,6 +229,8 @@ def top_k(log_probs: Float[ArrayLike, "*batch V"], k: int) -> TopK:
     simplex.require_log_probabilities(log_probs, "log_probs")
     log_probs = jnp.asarray(log_probs)
     size = log_probs.shape[-1]
+    if not isinstance(k, int | np.integer):
+        raise TypeError(f"k is {k!r}; pass a whole number (an int)")  # jax remembers a 2.0 for the next 2
     if not 1 <= k <= size:
         raise ValueError(f"k must lie in [1, {size}] (the vocabulary), got {k}")
     values, ids = jax.lax.top_k(log_probs, k)

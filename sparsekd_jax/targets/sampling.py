@@ -57,6 +57,11 @@ def sample(
     >>> seen.ids.shape, round(float(seen.weights.sum()), 6), bool((seen.ids < 3).all())
     ((1, 8), 1.0, True)
     """
+    if not (
+        hasattr(key, "dtype")
+        and (key.dtype == np.uint32 or jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key))
+    ):
+        raise TypeError(f"key is {key!r:.60}; pass jax.random.key(seed), then the operator and the target")
     if num_draws < 1:
         raise ValueError(f"num_draws is {num_draws}; at least one token is drawn")
     if not simplex.is_traced(proposal):
@@ -88,6 +93,8 @@ def estimate(samples: Samples) -> Float[Array, "*batch V"]:
     >>> estimate(Samples.from_counts(np.array([3, 0, 1]))).tolist()
     [0.75, 0.0, 0.25]
     """
+    if not isinstance(samples, Samples):
+        raise TypeError(f"samples is a {type(samples).__name__}; pass Samples, such as sample(...) gives")
     ids, weights = (x.reshape(-1, x.shape[-1]) for x in (samples.ids, samples.weights))
     place = jnp.where(ids == PADDING, samples.vocab_size, ids)  # out of range: dropped
     zeros = jnp.zeros((ids.shape[0], samples.vocab_size), weights.dtype)

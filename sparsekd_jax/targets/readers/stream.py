@@ -88,6 +88,8 @@ def _records(path: Path, form: forms.Form | None, on_error: OnError, report: Rep
         fail(1, problem)
         return
     if items is not None:
+        if not items:
+            fail(1, _nothing())
         for index, item in enumerate(items):
             try:
                 record = forms.to_record(item, 1, form)
@@ -100,6 +102,7 @@ def _records(path: Path, form: forms.Form | None, on_error: OnError, report: Rep
                 record.fields = [(start, f"[{index}].{field}") for start, field in record.fields]
                 yield record
         return
+    number = 0
     for number, raw in lines.lines(path):
         try:
             if isinstance(raw, Problem):
@@ -113,6 +116,14 @@ def _records(path: Path, form: forms.Form | None, on_error: OnError, report: Rep
             fail(number, problem)
         else:
             yield record
+    if not number:
+        fail(1, _nothing())
+
+
+def _nothing() -> Problem:
+    return Problem(
+        "", "the file is empty", "check its path, and that the server's answers went there", "empty"
+    )
 
 
 def _chunks(records: Iterator[Record], vocabulary: Vocabulary) -> Iterator[list[Record]]:
