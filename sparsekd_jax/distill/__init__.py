@@ -30,7 +30,7 @@ from sparsekd_jax.distill.metrics import Interval, Tally, interval, paired_diffe
 from sparsekd_jax.distill.plan import DECAYS, Plan, Stage
 from sparsekd_jax.distill.stages import annealed, stages
 from sparsekd_jax.distill.target_losses import TAIL_POLICIES, renormalization_error, target_divergence
-from sparsekd_jax.distill.weights import save_safetensors
+from sparsekd_jax.distill.weights import load_pretrained, save_pretrained, save_safetensors
 
 __all__ = [
     "DECAYS",
@@ -62,11 +62,13 @@ __all__ = [
     "interval",
     "kl_from_logs",
     "linear_distillation_loss",
+    "load_pretrained",
     "paired_difference",
     "renormalization_error",
     "reverse_kl_from_logs",
     "run",
     "run_many",
+    "save_pretrained",
     "save_safetensors",
     "soften_log_probs",
     "stages",

@@ -1,14 +1,25 @@
-"""Trained weights on disk, in the safetensors format."""
+"""Trained weights on disk, in the safetensors format; a student as a folder of weights and configuration."""
 
+import json
 import os
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import safetensors
+from flax import nnx
 from jaxtyping import PyTree
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
+from sparsekd_jax import _durable
+from sparsekd_jax.distill._program import require_module
 from sparsekd_jax.sparsity.masks import named_leaves
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_OWN = "_sparsekd_jax"  # the key of config.json that is not the caller's
 
 
 def save_safetensors(
@@ -39,7 +50,110 @@ def save_safetensors(
     except (safetensors.SafetensorError, TypeError, ValueError) as error:
         dtypes = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
         raise TypeError(f"params cannot be written as safetensors ({error}); they are {dtypes}") from error
-    target = Path(path)
-    temporary = target.with_name(target.name + ".partial")
-    temporary.write_bytes(contents)
-    temporary.replace(target)
+    _durable.replace(Path(path), contents)
+
+
+def save_pretrained(
+    student: nnx.Module, directory: str | os.PathLike[str], config: dict[str, Any] | None = None
+) -> None:
+    """Write a student as a folder that `load_pretrained`, and others who read safetensors, can open.
+
+    ``model.safetensors`` holds every array of the module but its random streams, under names such as
+    ``layers.0.kernel``; pruned weights are zeros in it. ``config.json`` holds what built the module.
+
+    Args:
+        student: the module, such as ``result.student``.
+        directory: made where it is missing; files of those names are replaced, each whole or not at all.
+        config: arguments that build the module again, as JSON has them.
+
+    Raises:
+        TypeError: no module, a config that JSON does not hold, or an array that safetensors does not.
+
+    >>> import tempfile
+    >>> from sparsekd_jax import models
+    >>> student = models.MLP((3, 2), rngs=nnx.Rngs(0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_pretrained(student, folder, {"sizes": [3, 2]})
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['config.json', 'model.safetensors']
+    """
+    require_module("student", student)
+    given = dict(config or {})
+    if _OWN in given:
+        raise ValueError(f"config has the key {_OWN!r}, which is written here; leave it out")
+    own = {"version": metadata.version("sparsekd_jax"), "module": type(student).__name__}
+    try:
+        text = json.dumps(given | {_OWN: own}, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"config is no JSON ({error}); give numbers, text, lists and dicts of them"
+        ) from error
+    if json.loads(text) != given | {_OWN: own}:
+        raise TypeError(
+            "config changes when it is read from JSON again: give lists for tuples, text for keys"
+        )
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_safetensors(folder / WEIGHTS, _stored(student), {"format": "flax"})
+    _durable.replace(folder / CONFIG, text + "\n")
+
+
+def load_pretrained(directory: str | os.PathLike[str], build: Callable[..., nnx.Module]) -> nnx.Module:
+    """Build a module from the configuration that `save_pretrained` wrote, and give it the saved weights.
+
+    Args:
+        directory: the folder.
+        build: called with the configuration as keyword arguments; what it returns gets the weights.
+
+    Returns:
+        The module that ``build`` made, every array of it replaced.
+
+    Raises:
+        FileNotFoundError: no such folder, or a file of it is missing.
+        ValueError: a file that cannot be read, or weights of another module: the names, shapes and dtypes
+            that differ are listed.
+
+    >>> import tempfile
+    >>> from sparsekd_jax import models
+    >>> student = models.MLP((3, 2), rngs=nnx.Rngs(0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_pretrained(student, folder, {"sizes": [3, 2]})
+    ...     again = load_pretrained(folder, lambda sizes: models.MLP(sizes, rngs=nnx.Rngs(1)))
+    >>> bool((again.layers[0].kernel[...] == student.layers[0].kernel[...]).all())
+    True
+    """
+    folder = Path(directory)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {name}; save_pretrained(student, {str(folder)!r}) writes it"
+            )
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        saved = load_file(folder / WEIGHTS)
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{folder}: a file is damaged ({error}); save the student again") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / CONFIG} is no JSON object; save the student again")
+    config.pop(_OWN, None)
+    model = build(**config)
+    require_module("what build returns", model)
+    state = _stored(model)
+    wanted = named_leaves(state)
+    differ = [f"{name} is missing" for name in wanted if name not in saved]
+    differ += [f"{name} is not of the module" for name in saved if name not in wanted]
+    differ += [
+        f"{name} is {saved[name].dtype}{saved[name].shape} for {leaf.dtype}{leaf.shape}"
+        for name, leaf in wanted.items()
+        if name in saved and (saved[name].shape, saved[name].dtype) != (leaf.shape, leaf.dtype)
+    ]
+    if differ:
+        raise ValueError(f"{folder} holds the weights of another module: {'; '.join(differ[:5])}")
+    leaves = [jax.numpy.asarray(saved[name]) for name in wanted]
+    nnx.update(model, jax.tree.unflatten(jax.tree.structure(state), leaves))
+    return model
+
+
+def _stored(model: nnx.Module) -> PyTree:
+    """Every array of a module but those of its random streams."""
+    return nnx.state(model, nnx.Not(nnx.RngState))

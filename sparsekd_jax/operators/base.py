@@ -428,6 +428,7 @@ _run = jax.jit(_compute, static_argnums=0)
 
 
 Operator = SofteningOperator | Callable[[Array, ArrayLike], Array]
+"""A softening operator, or a plain function ``(p, temperature) -> q``."""
 
 
 def require_operator(operator: Any) -> None:
@@ -444,6 +445,3 @@ def require_operator(operator: Any) -> None:
         raise TypeError(f"operator is the class {name}; make an operator of it first, such as {name}()")
     if not callable(operator):
         raise TypeError(f"operator is {operator!r}; it is a function (p, temperature) -> q")
-
-
-"""A softening operator, or a plain function ``(p, temperature) -> q``."""

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
@@ -14,7 +13,7 @@ from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.theory._rows import operator_name, rows_of
 from sparsekd_jax.theory.variance.samples import compositions, outcomes_of, sampled_counts
-from sparsekd_jax.theory.variance.slopes import jacobian
+from sparsekd_jax.theory.variance.slopes import face_jacobians, jacobian
 
 Method = Literal["delta", "monte-carlo", "both", "exact"]
 
@@ -278,9 +277,7 @@ def delta_variance(
         or in a hyper-parameter of the operator.
 
     Raises:
-        ValueError: as `jacobian`.
-
-    A class of mass 0 never varies.
+        ValueError: as `jacobian`; zeros of p are no matter, a class of mass 0 never varies.
 
     Reference: theory.md section 3.
 
@@ -291,10 +288,12 @@ def delta_variance(
     >>> float(jax.grad(total)(2.0))    # of 1/(2T²)
     -0.125
     """
-    slopes = jacobian(operator, p, temperature)
-    traced = isinstance(slopes, jax.Array)
-    xnp: Any = jnp if traced else np
-    rows: Any = p if traced else rows_of(operator, p, float(temperature))
+    xnp: Any = np
+    if simplex.is_traced(operator, p, temperature):
+        xnp, rows, slopes = jnp, p, jacobian(operator, p, temperature)
+    else:  # a class of mass 0 never varies, so the slope along the face is all that is seen
+        rows = rows_of(operator, p, float(temperature))
+        slopes = face_jacobians(operator, rows, float(temperature))
     mean = xnp.einsum("...ij,...j->...i", slopes, rows)
     # As a sum of squares, Σ_j p_j (J_ij − Σ_k p_k J_ik)²: nothing cancels, nothing turns negative.
     return xnp.einsum("...ij,...j->...i", (slopes - mean[..., None]) ** 2, rows)

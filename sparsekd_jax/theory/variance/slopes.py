@@ -88,7 +88,7 @@ def jacobian(
         traced = _compiled_jacobians(_batched(operator), flat, t).reshape(*given.shape, -1)
         return traced
     rows = rows_of(operator, p, float(temperature))
-    return _jacobians(operator, _inside(operator, rows, float(temperature)), float(temperature))
+    return face_jacobians(operator, _inside(operator, rows, float(temperature)), float(temperature))
 
 
 def trichotomy(alpha: float, temperature: float) -> float:
@@ -300,7 +300,7 @@ def _jacobians_unchecked(operator: Operator, rows: np.ndarray, temperature: floa
         return np.asarray(_compiled_jacobians(*arguments))
 
 
-def _jacobians(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
+def face_jacobians(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
     """Projected Jacobians of rows ``[..., K]`` by AD, along the face at zeros; refused if not finite."""
     flat = rows.reshape(-1, rows.shape[-1])
     out = _jacobians_unchecked(operator, flat, temperature).reshape(*rows.shape, -1)
