@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: help demo test nightly lint types contract bench docs clean
+.PHONY: help demo test nightly coverage lint types contract wheel bench docs site notebooks clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ test: $(VENV)/.extra-dev ## Unit, property and doc tests
 nightly: $(VENV)/.extra-dev ## The tests with long Hypothesis searches
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --nightly
 
+coverage: $(VENV)/.extra-dev ## The tests, and which lines of the package they never reach
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term
+
 lint: $(VENV)/.extra-dev ## Style (ruff)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,12 +42,29 @@ types: $(VENV)/.extra-dev ## Types (mypy)
 contract: $(VENV)/.extra-dev ## The import arrows of the house (import-linter)
 	$(BIN)/lint-imports
 
+# What is installed must work without the tree beside it; WHEEL_TESTS=tests runs everything against the wheel.
+WHEEL_TESTS ?= tests/test_package.py tests/test_cli_axioms.py tests/test_cli_compare.py tests/plots
+wheel: $(VENV)/.extra-dev ## Build sdist and wheel in dist/, and run tests against the wheel
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist .
+	$(PIP) --no-deps --target build/installed dist/*.whl
+	cp -r tests pyproject.toml build
+	cd build && PYTHONPATH=installed ../$(BIN)/python -c \
+	  "import sparsekd_jax as s; assert '/build/installed/' in s.__file__, s.__file__"
+	cd build && PYTHONPATH=installed ../$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(WHEEL_TESTS)
+
 bench: $(VENV)/.extra-bench $(VENV)/.extra-dev ## Time everything on this machine; writes the committed tables
 	$(BIN)/sparsekd bench --json benchmarks/results.json --markdown benchmarks/results.md --figure docs/figures/roofline.svg
 
 docs: $(VENV)/.extra-docs ## Redraw the figures and tables from a run, then build the site strictly
 	$(BIN)/python docs/build_pages.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(MAKE) site
+
+site: $(VENV)/.extra-docs ## Build the site strictly from what is committed, with no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+notebooks: $(VENV)/.extra-notebooks ## Run the notebooks in place, outputs and all
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) out site dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) out site dist build .cache .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

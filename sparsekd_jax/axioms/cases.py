@@ -23,10 +23,12 @@ class Cases:
     """A batch of N cases with K classes, numpy float64.
 
     Attributes:
-      p, r: distributions ``[N, K]``.
+      p: distributions ``[N, K]``.
+      r: others.
       weight: mixing weights in (0, 1), ``[N]``.
       permutation: ``[N, K]`` int.
-      low, high: temperatures S ≤ T, ``[N]``.
+      low: temperatures S, ``[N]``.
+      high: temperatures T ≥ S.
     """
 
     p: np.ndarray

@@ -21,7 +21,8 @@ class Margins:
 
     Attributes:
       margin: ``[N]``; NaN outputs give −inf, a case that the law does not speak of +inf.
-      left, right: the two sides of the law's inequality or equation, for the reader, ``[N]``.
+      left: the left side of the law's inequality or equation, for the reader, ``[N]``.
+      right: its right side.
       decided: ``[N]``; False where the law cannot be judged in floating point.
       equal: ``[N]``; True where nothing moved at all (an operator that ignores T).
     """

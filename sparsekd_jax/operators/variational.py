@@ -138,8 +138,8 @@ def variational(
     """A softening operator from two convex potentials: see `Variational`.
 
     Args:
-      phi, psi: ``(x, params) -> [...]`` elementwise, strictly convex and differentiable on (0, 1], finite at
-        0. Pass the same object twice for φ = ψ (this is what opens T < 1).
+      phi: ``(x, params) -> [...]`` elementwise, strictly convex and differentiable on (0, 1], finite at 0.
+      psi: the same; pass the same object twice for φ = ψ (this is what opens T < 1).
       strength: "multiplier" (a = T − 1) or "target" (a from the entropy).
       params: pytree of real hyper-parameters handed to both; explicit, so that it can be differentiated and
         vmapped (a traced value closed over by phi would break the implicit derivative).

@@ -60,7 +60,8 @@ def kl_divergence(p: Distribution, q: Distribution) -> PerRow:
     to itself for p ≈ q. (The two sums differ by Σp − Σq, which is rounding for distributions.)
 
     Args:
-      p, q: distributions, ``[..., K]``, one dtype.
+      p: distributions, ``[..., K]``.
+      q: distributions like p, in its dtype.
 
     Returns:
       ``[...]``, ≥ 0. The gradient is log(p/q) in p and 1 − p/q in q, that of Σ p log(p/q) along the
@@ -91,7 +92,8 @@ def jensen_shannon_divergence(p: Distribution, q: Distribution, weight: ArrayLik
     """Jensen–Shannon divergence ``w·KL(p‖m) + (1 − w)·KL(q‖m)``, ``m = w·p + (1 − w)·q``, in nats.
 
     Args:
-      p, q: distributions, ``[..., K]``, one dtype.
+      p: distributions, ``[..., K]``.
+      q: distributions like p, in its dtype.
       weight: scalar w in [0, 1], the weight of p; 0.5 gives the symmetric divergence, at most log 2.
 
     Returns:

@@ -14,7 +14,8 @@ def majorization_margin(p: Distribution, q: Distribution) -> PerRow:
     then at most that of q.
 
     Args:
-      p, q: distributions, ``[..., K]``, K ≥ 2, one dtype.
+      p: distributions, ``[..., K]``, K ≥ 2.
+      q: distributions like p, in its dtype.
 
     Returns:
       ``[...]`` in [−1, 1].

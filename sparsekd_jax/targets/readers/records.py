@@ -52,7 +52,8 @@ class Record:
         chosen: the token sampled (or present in the prompt) at each position; None for forms without.
         chosen_log_probs: theirs, NaN where null.
         chosen_spelled: their bytes.
-        ids, chosen_ids: ids in a vocabulary, after `to_ids`.
+        ids: ids of the tokens in a vocabulary, after `to_ids`.
+        chosen_ids: ids of the chosen ones.
     """
 
     line: int

@@ -70,7 +70,8 @@ def gap(
     null(X)); with a ridge μ their weights differ by at most gap/μ.
 
     Args:
-        first: F. second: G.
+        first: F.
+        second: G.
         probabilities: P, the teacher, ``[N, K]``.
         features: X, ``[N, d]``; or `tangent_features` ``[N, K, D]``, where the statements are theorems for
             the linearised model and measurements for the network.
@@ -121,7 +122,8 @@ def gap_norm(
     """``‖Xᵀ(F_T(P) − G_S(P))‖/N`` in jax: the value of `gap`, to jit, vmap and differentiate.
 
     Args:
-        first: F. second: G; a pytree of hyper-parameters, which may be traced.
+        first: F.
+        second: G; a pytree of hyper-parameters, which may be traced.
         probabilities: P, ``[N, K]``, taken as it is.
         features: X, ``[N, d]`` or ``[N, K, D]``, taken as it is.
         temperature: T for both, or the pair (T of F, S of G).
@@ -161,7 +163,8 @@ def moment_gap(
     The family is ``q_θ ∝ exp(Aθ)``; cross-entropy to F(p) over it depends on the target through AᵀF(p) alone.
 
     Args:
-        first: F. second: G.
+        first: F.
+        second: G.
         probabilities: rows p, ``[N, K]``.
         statistic: A, ``[K, r]``.
         temperature: T for both, or the pair (T of F, S of G).

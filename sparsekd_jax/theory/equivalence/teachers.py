@@ -50,7 +50,8 @@ def equivalent_teacher(
     φ(a_i) = c·v_i, found by bisection, make every column of F(P) − G(P) a multiple of v.
 
     Args:
-        first: F. second: G; both equivariant, continuous, and fixing the uniform distribution.
+        first: F.
+        second: G; both equivariant, continuous, and fixing the uniform distribution.
         features: X, ``[N, d]``, with fewer than N independent rows.
         num_classes: K ≥ 2.
         temperature: T for both, or the pair (T of F, S of G).
@@ -161,7 +162,8 @@ def compare_students(
     """Train both linear-softmax students (mean cross-entropy + (μ/2)‖w‖²) and compare them with the theory.
 
     Args:
-        first: F. second: G.
+        first: F.
+        second: G.
         probabilities: P, ``[N, K]``.
         features: X, ``[N, d]``.
         temperature: T for both, or the pair (T of F, S of G).
