@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: help demo test nightly coverage lint types contract wheel bench docs site notebooks clean
+.PHONY: help demo test test-notebooks nightly coverage lint types contract wheel bench docs site notebooks clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ test: $(VENV)/.extra-dev ## Unit, property and doc tests
 
 nightly: $(VENV)/.extra-dev ## The tests with long Hypothesis searches
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --nightly
+
+test-notebooks: $(VENV)/.extra-dev ## Run the notebooks and compare what they print with what is committed
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile notebooks
 
 coverage: $(VENV)/.extra-dev ## The tests, and which lines of the package they never reach
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term

@@ -1,7 +1,7 @@
 """A griffe extension for mkdocs: the doctests that end a docstring become its section of examples.
 
-Google style wants a heading over them, the source does without: ``>>>`` is heading enough there, and would be three
-nested quotations on a page.
+Google style wants a heading over them, the source does without: ``>>>`` is heading enough there, and would be
+three nested quotations on a page.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""mkdocs hook: formulas become MathML while the site is built, so that pages need no script and no network."""
+"""mkdocs hook: formulas become MathML while the site is built: pages need no script and no network."""
 
 import html
 import re

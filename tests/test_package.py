@@ -1,8 +1,12 @@
 """The house as a whole: what an import costs, and what the package says of itself."""
 
+import ast
 import importlib
 import inspect
 import json
+import logging
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +62,64 @@ def test_rooms_open_by_name():
     assert skd.operators.names()[0] == "power"
     with pytest.raises(AttributeError, match="has no attribute 'nothing'; it has axioms"):
         _ = skd.nothing
+
+
+PACKAGE = Path(skd.__file__).parent
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_nothing_but_the_command_line_prints(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    assert "print" not in calls
+
+
+def run_command(*arguments, **environment):
+    """The command line in a process of its own, its output captured: no terminal."""
+    command = [sys.executable, "-m", "sparsekd_jax", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+def test_the_package_is_a_command():
+    shown = run_command("--version").stdout.splitlines()
+    assert shown[0] == f"sparsekd {skd.__version__}"
+    assert {line.split()[0] for line in shown} >= {"jax", "jaxlib", "flax", "optax", "Python"}
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}], ids=["a pipe", "NO_COLOR"]
+)
+def test_no_colour_where_none_is_wanted(environment):
+    found = run_command("axioms", "label-smoothing", "--laws", "A4", "--classes", "3", **environment)
+    assert "A4" in found.stdout
+    assert not re.search(r"\x1b\[[0-9;]*[349][0-7]m", found.stdout + found.stderr)
+
+
+def test_a_run_says_where_it_is_to_who_listens(caplog, tmp_path):
+    import numpy as np
+    import optax
+    from flax import nnx
+
+    arrays = {"train_inputs": np.eye(4, dtype=np.float32), "train_labels": np.arange(4, dtype=np.int32) % 2}
+    data = skd.data.Arrays(
+        **arrays,
+        test_inputs=arrays["train_inputs"],
+        test_labels=arrays["train_labels"],
+        num_classes=2,
+        name="four",
+    )
+    plan = skd.distill.stages(sparsity=0.5, num_stages=2, total_steps=2, temperature=2.0)
+    model = skd.models.MLP((4, 2), rngs=nnx.Rngs(0))
+    with caplog.at_level(logging.INFO, logger="sparsekd_jax"):
+        skd.distill.run(
+            model, model, data, plan, optimizer=optax.sgd(0.1), seed=0, batch_size=4, checkpoint_dir=tmp_path
+        )
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("sparsekd_jax")]
+    assert said[0] == "stage 1: sparsity 0.4375, steps 0 of 2"
+    assert "saving step 2 of 2" in said

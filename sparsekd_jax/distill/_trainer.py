@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from sparsekd_jax.sparsity.masks import named_leaves
 Progress = Callable[[int, int], None]
 """Called with (steps done, total steps) as a run proceeds."""
 Row = dict[str, Any]
+log = logging.getLogger(__name__)
 GRADIENT_BATCHES = 32
 """Batches that the gradients of a score are averaged over."""
 
@@ -173,6 +175,7 @@ class Trainer:
         self, stage: Stage, number: int, objective: Objective, targets: Batch, knobs: PyTree, *, last: bool
     ) -> None:
         """Train from wherever the run stands to the end of the stage that began at ``stage_start``."""
+        log.info("stage %d: sparsity %g, steps %d of %d", number, stage.sparsity, self.step, self.total_steps)
         rates = jnp.asarray(stage.rates(), jnp.float32)
         start, end = self.stage_start, self.stage_start + stage.steps
         ended = False
@@ -295,6 +298,7 @@ class Trainer:
         self.path += [params for params, _ in later]
         self.rests += [rest for _, rest in later]
         self._good = self.pure_params()
+        log.info("resumed at step %d of %d from %s", self.step, self.total_steps, folder)
 
     def _due(self) -> bool:
         return time.monotonic() - self._saved_at >= self._every
@@ -303,6 +307,7 @@ class Trainer:
         """Write a checkpoint of this moment, if the run keeps any."""
         if self._store is None:
             return
+        log.info("saving step %d of %d", self.step, self.total_steps)
         self._flush()
         stages = list(zip(self.path[1:], self.rests[1:], strict=True))
         arrays = jax.tree.leaves((self.carry, stages, self.final))

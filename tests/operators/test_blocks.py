@@ -51,7 +51,9 @@ def test_rows_keep_their_places_and_none_is_left_out(rows, monkeypatch):
     np.testing.assert_array_equal(blocked, log_p * t[:, None])
 
 
-@pytest.mark.parametrize("entry", ["probabilities", pytest.param("log", marks=pytest.mark.nightly), "logits"])
+@pytest.mark.parametrize(
+    "entry", ["logits", *(pytest.param(x, marks=pytest.mark.nightly) for x in ("log", "probabilities"))]
+)
 def test_the_slope_in_alpha_at_three_halves_is_that_of_its_neighbours(entry, x64):
     """The square-root form stands at one α alone: its derivative there is against differences across it."""
     rng = np.random.default_rng(1)
