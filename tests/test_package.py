@@ -57,6 +57,15 @@ def test_every_public_name_is_there_and_documented():
                 assert (found.__doc__ or "").strip(), f"{room}.{name}"
 
 
+def test_every_room_has_a_page_of_the_reference():
+    pages = (Path(__file__).parents[1] / "docs" / "reference").glob("*.md")
+    shown = {
+        line.removeprefix("::: sparsekd_jax.") for page in pages for line in page.read_text().splitlines()
+    }
+    rooms = set(public_names()) - {"theory"}  # whose rooms are shown one by one
+    assert rooms <= shown
+
+
 def test_rooms_open_by_name():
     assert {"operators", "axioms", "distill"} <= set(dir(skd))
     assert skd.operators.names()[0] == "power"

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sparsekd_jax.operators.base import Operator, SofteningOperator
+from sparsekd_jax.operators.base import Operator, SofteningOperator, require_operator
 
 
 def soften(operator: Operator, p: Float[np.ndarray, "N K"], temperature: float) -> Float[np.ndarray, "N K"]:
     """F_T(P) in float64, whatever the setting of the process; compiled for few numbers of rows."""
+    require_operator(operator)
     bucket = 64
     while bucket < len(p):
         bucket *= 4

@@ -7,6 +7,7 @@ from jaxtyping import ArrayLike
 
 from sparsekd_jax import simplex
 from sparsekd_jax.operators import Operator, SofteningOperator
+from sparsekd_jax.operators.base import require_operator
 
 
 def operator_name(operator: Operator) -> str:
@@ -16,6 +17,7 @@ def operator_name(operator: Operator) -> str:
 
 def rows_of(operator: Operator, p: ArrayLike, temperature: float) -> np.ndarray:
     """Validated rows as they are read, p/Σp in float64, in the domain of the operator."""
+    require_operator(operator)
     if np.ndim(temperature) != 0 or not 0 < float(temperature) < math.inf:
         raise ValueError(f"temperature is {temperature}; here it is one finite number > 0")
     given = p if hasattr(p, "dtype") else np.asarray(p, np.float64)
