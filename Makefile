@@ -30,7 +30,8 @@ nightly: $(VENV)/.extra-dev ## The tests with long Hypothesis searches
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --nightly
 
 test-notebooks: $(VENV)/.extra-dev ## Run the notebooks and compare what they print with what is committed
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile notebooks
+	XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0" \
+	  $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile notebooks
 
 coverage: $(VENV)/.extra-dev ## The tests, and which lines of the package they never reach
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term

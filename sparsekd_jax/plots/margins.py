@@ -47,8 +47,9 @@ def law_margins(reports: Report | Sequence[Report], *, ax: "Axes | None" = None)
             y = laws.index(result.law.id) + (i + 1) / (len(found) + 1) - 0.5
             if not math.isfinite(result.margin) or result.verdict not in _LOOKS:
                 continue
-            tolerated = [-result.law.tolerance, 0]
-            ax.plot(tolerated, [y, y], color="#c9d1da", lw=5, solid_capstyle="butt", zorder=1)
+            if not result.law.limit:  # a limit is judged by its trend
+                tolerated = [-result.law.tolerance, 0]
+                ax.plot(tolerated, [y, y], color="#c9d1da", lw=5, solid_capstyle="butt", zorder=1)
             look = _LOOKS[result.verdict]
             (mark,) = ax.plot(
                 result.margin, y, ls="", ms=7, mec="white", mew=0.6, zorder=3, clip_on=False, **look
