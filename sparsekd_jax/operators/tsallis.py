@@ -208,17 +208,21 @@ def _identity(centred: Array, temperature: Array, log_ref: Array, counts: Array 
     off = jnp.isneginf(centred)
     log_p = jnp.where(off, 0, centred) + log_ref
     p = jnp.where(off, 0, jnp.exp(log_p))
+    limit = math.log(jnp.finfo(log_p.dtype).max) - 10  # what is above it is cut, never infinite
     # Far from α = 1 in logs, as p^(−r) may overflow; near it with a_i = (p_i^(−r) − 1)/r, which has a limit.
     log_slope = jax.nn.logsumexp(jnp.where(off, -jnp.inf, (1 - r) * log_p), axis=-1, keepdims=True, b=counts)
-    limit = math.log(jnp.finfo(log_p.dtype).max) - 1
     far = jnp.expm1(jnp.minimum(-r * log_p - log_slope, limit)) / jnp.where(r == 0, 1, r)
-    a = -log_p * expm1_ratio(-jnp.where(jnp.abs(r) < 0.1, r, 0) * log_p)
+    near = jnp.where(jnp.abs(r) < 0.1, -r * log_p, 0)
+    by_ratio = near < 1
+    a = jnp.expm1(jnp.minimum(jnp.where(by_ratio, 0, near), limit)) / jnp.where(r == 0, 1, r)
+    a = jnp.where(by_ratio, -log_p * expm1_ratio(jnp.where(by_ratio, near, 0)), a)
     mean = _total(p * a, counts)
     slope = jnp.where(jnp.abs(r) < 0.1, (a - mean) / (1 + r * mean), far)
-    spread = _total(p * jnp.where(off, 0, slope) ** 2, counts)
-    curve = -(1 + r * slope) * (slope + (1 - r) * spread) - slope
+    # The step is 0: it comes first in every product, for squares of the slope may overflow.
     step = temperature - jax.lax.stop_gradient(temperature)
-    moved = step * (slope + 0.5 * step * curve)
+    once = step * slope
+    twice = step * once + (1 - r) * _total(p * jnp.where(off, 0, once) ** 2, counts)
+    moved = once - 0.5 * ((1 + r * slope) * twice + step * once)
     return jnp.where(off, -jnp.inf, log_p + moved)
 
 
