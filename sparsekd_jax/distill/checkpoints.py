@@ -149,7 +149,7 @@ class CheckpointStore:
         if resume not in steps:
             raise CheckpointError(
                 f"there is no checkpoint of step {resume} in {self.folder}; there are "
-                f"{', '.join(map(str, steps)) or 'none'}: pass one of them, or resume=True for the newest"
+                f"{steps or 'none'}: pass one of them, or resume=True for the newest"
             )
         saved = self.load(resume)
         _wait_for_others(f"step {resume} is read")

@@ -120,7 +120,7 @@ def test_teachers_that_do_not_fit(top_two, log_probs):
     with pytest.raises(ValueError, match=r"cache_teacher is False, got TopK"):
         run(top_two, plan(), tail="uniform", cache_teacher=False)
     wider = dataclasses.replace(top_two, vocab_size=4)
-    with pytest.raises(ValueError, match=r"the target's rows need \(16, 4\)"):
+    with pytest.raises(ValueError, match="teacher has 4 classes and student 3"):
         run(wider, plan(), tail="uniform")
     one = TopK.observed(np.zeros((ROWS, 1), np.int32), np.zeros((ROWS, 1), np.float32), 3)
     with pytest.raises(TypeError, match=r"teacher is a TopK.*use distill\.run"):
