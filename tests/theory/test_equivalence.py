@@ -332,6 +332,7 @@ def test_a_gap_that_no_temperature_closes_where_uniform_targets_do():
     assert (found.identified, found.relative) == (False, math.inf)
 
 
+@settings(max_examples=30)
 @given(seeds, st.floats(1.5, 3))
 def test_a_narrow_range_identifies_too(seed, t):
     """However near the 65 temperatures are to each other, the one sought is told from them."""
