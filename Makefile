@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: help demo test test-notebooks nightly coverage lint types contract wheel bench docs site notebooks clean
+.PHONY: help demo test test-notebooks nightly coverage mutants lint types contract wheel bench docs site notebooks clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,16 @@ test-notebooks: $(VENV)/.extra-dev ## Run the notebooks and compare what they pr
 
 coverage: $(VENV)/.extra-dev ## The tests, and which lines of the package they never reach
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term
+
+# Changes the operator's file in place, so it works in a clone of what is committed. The survivors are listed in
+# docs/mutants.md, each with its reason.
+FAMILY ?= power
+mutants: $(VENV)/.extra-dev $(VENV)/.extra-mutants ## Nightly: mutate one operator family, and list what no test sees
+	rm -rf build/mutants
+	git clone --quiet . build/mutants
+	cd build/mutants && sed 's/FAMILY/$(FAMILY)/g' tests/mutants.toml > session.toml
+	cd build/mutants && export PATH="$(abspath $(BIN)):$$PATH" && cosmic-ray init session.toml session.sqlite \
+	  && cosmic-ray exec session.toml session.sqlite && cr-report --surviving-only --show-diff session.sqlite
 
 lint: $(VENV)/.extra-dev ## Style (ruff)
 	$(BIN)/ruff check .

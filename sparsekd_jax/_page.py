@@ -42,6 +42,13 @@ def new_figure(width: float, height: float, **kwargs: Any) -> tuple["Figure", An
     return figure, figure.subplots(**kwargs)
 
 
+def settle(figure: "Figure") -> None:
+    """Fix the layout, which moves once more at its second pass: the same figure then gives the same bytes."""
+    for _ in range(2):
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
 @functools.cache
 def environment() -> "jinja2.Environment":
     """The environment of every page: this package's templates, escaped, an undefined name is an error.

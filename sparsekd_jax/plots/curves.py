@@ -206,6 +206,10 @@ def crossover(
                 ax.plot([at, at], [cell.low, cell.high], color=colour, lw=2.2, alpha=0.55, zorder=1)
             ax.plot(at, cell.mean, marker, mec=colour, mfc=colour if decided else "white", ms=7, zorder=3)
         ax.plot([], [], color=colour, marker=marker, label=label)
+    # Room on both sides of zero, so that the words stand where they are true.
+    low, high = ax.get_ylim()
+    room = 0.14 * (high - low)
+    ax.set_ylim(min(low, -room), max(high, room))
     for words, y, va in ((f"{second} is better", 0.98, "top"), (f"{first} is better", 0.02, "bottom")):
         ax.annotate(words, (0.99, y), xycoords="axes fraction", ha="right", va=va, color=PALE_INK, fontsize=9)
     if len(differences) > 1:

@@ -28,17 +28,36 @@ def test_eight_devices_agree_with_one(part):
     assert out.split() == ["agreed"], errors
 
 
-def test_two_processes_train_to_the_loss_of_one_and_one_resumes_theirs(tmp_path):
+def two_processes(folder, outs):
+    """Both to their ends; whether they came there, and what they said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    folder, outs = tmp_path / "run", [tmp_path / f"{i}.json" for i in range(2)]
     pair = [
         start(["tests.distill.two_processes", str(i), address, str(folder), str(out)], 2)
         for i, out in enumerate(outs)
     ]
-    errors = [process.communicate(timeout=120)[1] for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], errors
+    try:
+        errors = [process.communicate(timeout=150)[1] for process in pair]
+    except subprocess.TimeoutExpired as error:
+        return False, [str(error)]
+    finally:
+        for process in pair:
+            process.kill()
+            with process:  # closes its pipes
+                pass
+    return [process.returncode for process in pair] == [0, 0], errors
+
+
+def test_two_processes_train_to_the_loss_of_one_and_one_resumes_theirs(tmp_path):
+    # Their transport gives a connection half a minute; a machine under load that misses it has one more try.
+    for attempt in ("first", "second"):
+        folder = tmp_path / attempt / "run"
+        outs = [tmp_path / f"{attempt}-{i}.json" for i in range(2)]
+        done, errors = two_processes(folder, outs)
+        if done:
+            break
+    assert done, errors
     first, second = (json.loads(out.read_text()) for out in outs)
     assert first == second
     from tests.distill import meshed

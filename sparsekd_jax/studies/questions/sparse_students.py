@@ -10,7 +10,7 @@ import numpy as np
 import optax  # type: ignore[import-untyped]
 
 from sparsekd_jax import data, distill, operators
-from sparsekd_jax._page import OKABE_ITO
+from sparsekd_jax._page import OKABE_ITO, settle
 from sparsekd_jax.studies.questions._digits import network
 from sparsekd_jax.studies.questions.answer import Answer, Evidence, Picture, Table, contradicted
 from sparsekd_jax.theory import bias_variance, variance
@@ -379,8 +379,5 @@ def figure(grid: Grid, cells: Sequence[dict[str, Any]]) -> "Figure":
         labels = [f"{operator}, T = {t:g}" if operator != "identity" else "T = 1" for operator, t in sides]
         panels[0].set_yticks(range(len(sides)), labels)
         drawn.colorbar(image, ax=list(panels), label="advantage over the teacher", shrink=0.9)
-        # The layout moves once more at its second pass; settled, the figure gives the same bytes each time.
-        for _ in range(2):
-            drawn.draw_without_rendering()
-        drawn.set_layout_engine("none")
+        settle(drawn)
     return drawn

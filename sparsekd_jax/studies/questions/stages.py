@@ -12,7 +12,7 @@ import optax  # type: ignore[import-untyped]
 from flax import nnx
 
 from sparsekd_jax import data, distill, plots
-from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure
+from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure, settle
 from sparsekd_jax.studies.questions._digits import digits_teachers, network
 from sparsekd_jax.studies.questions.answer import Answer, Evidence, Picture, Table, contradicted
 from sparsekd_jax.theory import homotopy
@@ -425,8 +425,12 @@ def _crossover_figure(effort: Effort, runs: Sequence[_Run]) -> "Figure":
     with mpl.rc_context(FIGURE_STYLE):
         drawn, ax = new_figure(6.6, 4.0)
         plots.crossover([100 * s for s in shares], differences, first=_label(most), second="one shot", ax=ax)
+        # At the highest sparsity one shot can lose everything: beyond one point the scale is logarithmic.
+        ax.set_yscale("symlog", linthresh=1.0)
+        ax.set_ylim(min(ax.get_ylim()[0], -3.0), max(ax.get_ylim()[1], 3.0))
         ax.set_xlabel("zeros, %")
         ax.set_ylabel("difference of test errors, points")
+        settle(drawn)
     return drawn
 
 

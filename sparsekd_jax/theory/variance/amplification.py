@@ -284,6 +284,7 @@ def delta_variance(
     >>> from sparsekd_jax import operators
     >>> delta_variance(operators.get("mixture"), [0.5, 0.5], 2.0).tolist()
     [0.0625, 0.0625]
+    >>> import jax
     >>> total = lambda t: delta_variance(operators.get("mixture"), jnp.array([0.5, 0.5]), t).sum()
     >>> float(jax.grad(total)(2.0))    # of 1/(2T²)
     -0.125
