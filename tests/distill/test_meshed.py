@@ -50,8 +50,8 @@ def two_processes(folder, outs):
 
 
 def test_two_processes_train_to_the_loss_of_one_and_one_resumes_theirs(tmp_path):
-    # Their transport gives a connection half a minute; a machine under load that misses it has one more try.
-    for attempt in ("first", "second"):
+    # Their transport gives a connection half a minute; a machine under load that misses it tries again.
+    for attempt in ("first", "second", "third"):
         folder = tmp_path / attempt / "run"
         outs = [tmp_path / f"{attempt}-{i}.json" for i in range(2)]
         done, errors = two_processes(folder, outs)
