@@ -36,8 +36,8 @@ test-notebooks: $(VENV)/.extra-dev ## Run the notebooks and compare what they pr
 coverage: $(VENV)/.extra-dev ## The tests, and which lines of the package they never reach
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term
 
-# Changes the operator's file in place, so it works in a clone of what is committed. The survivors are listed in
-# docs/mutants.md, each with its reason.
+# Changes the operator's file in place, so it works in a clone of what is committed. A survivor is a line that no test
+# would miss, or an expression that has more than one right form.
 FAMILY ?= power
 mutants: $(VENV)/.extra-dev $(VENV)/.extra-mutants ## Nightly: mutate one operator family, and list what no test sees
 	rm -rf build/mutants
