@@ -6,9 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax.operators.base import Operator, SofteningOperator, require_operator
+
+
+def on_rows(operator: Operator, rows: Array, temperature: ArrayLike) -> Array:
+    """F_T of rows ``[N, K]``, traceable; a plain function need not know batches."""
+    if isinstance(operator, SofteningOperator):
+        return operator(rows, temperature)
+    return jax.vmap(lambda row: operator(row, temperature))(rows)
 
 
 def soften(operator: Operator, p: Float[np.ndarray, "N K"], temperature: float) -> Float[np.ndarray, "N K"]:
@@ -20,12 +27,10 @@ def soften(operator: Operator, p: Float[np.ndarray, "N K"], temperature: float) 
     padded = p[np.arange(bucket) % len(p)]
     with jax.enable_x64(True):
         rows = jnp.asarray(padded, jnp.float64)
-        if isinstance(operator, SofteningOperator):
-            return np.asarray(operator(rows, temperature))[: len(p)]
-        by_row: Callable[..., Any] = operator
         try:
-            q = np.asarray(jax.vmap(lambda row: by_row(row, temperature))(rows), np.float64)[: len(p)]
+            q = np.asarray(on_rows(operator, rows, temperature), np.float64)[: len(p)]
         except jax.errors.JAXTypeError:  # numpy code
+            by_row: Callable[..., Any] = operator
             q = np.stack([np.asarray(by_row(row, temperature), np.float64) for row in p])
     if q.shape != p.shape:
         raise ValueError(f"the operator maps [K] = [{p.shape[1]}] to {q.shape[1:]}; it must return [K]")

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax import simplex
-from sparsekd_jax.operators import Operator, SofteningOperator
-from sparsekd_jax.operators._softening import soften
+from sparsekd_jax.operators import Operator
+from sparsekd_jax.operators._softening import on_rows, soften
 
 Temperatures = float | tuple[float, float]
 """One temperature for both operators, or one each."""
@@ -140,15 +140,9 @@ def gap_norm(
     True
     """
     at_first, at_second = temperature if isinstance(temperature, tuple) else (temperature, temperature)
-    difference = _softened(first, probabilities, at_first) - _softened(second, probabilities, at_second)
+    difference = on_rows(first, probabilities, at_first) - on_rows(second, probabilities, at_second)
     seen = features.T @ difference if features.ndim == 2 else jnp.einsum("nkd,nk->d", features, difference)
     return jnp.linalg.norm(seen) / len(probabilities)
-
-
-def _softened(operator: Operator, p: Array, temperature: ArrayLike) -> Array:
-    if isinstance(operator, SofteningOperator):
-        return operator(p, temperature)
-    return jax.vmap(lambda row: operator(row, temperature))(p)
 
 
 def moment_gap(

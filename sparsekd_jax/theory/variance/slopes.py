@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -13,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax import simplex
 from sparsekd_jax.operators import ConvexMixture, PowerTransform, TsallisSoftening, reciprocal_schedule
+from sparsekd_jax.operators._softening import on_rows
 from sparsekd_jax.operators.base import Operator, SofteningOperator
 from sparsekd_jax.theory._rows import operator_name, rows_of
 
@@ -254,11 +254,7 @@ def _batched(operator: Operator) -> Any:
     """An argument of a compiled function on rows ``[N, K]``; a plain function need not know batches."""
     if isinstance(operator, SofteningOperator):
         return operator
-    return jax.tree_util.Partial(_by_row, jax.tree_util.Partial(operator))
-
-
-def _by_row(function: Callable[[Array, ArrayLike], Array], rows: Array, temperature: ArrayLike) -> Array:
-    return jax.vmap(lambda row: function(row, temperature))(rows)
+    return jax.tree_util.Partial(on_rows, jax.tree_util.Partial(operator))
 
 
 def _inside(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:

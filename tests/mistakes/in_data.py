@@ -1,0 +1,110 @@
+"""Mistakes with targets, theory, data and models."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sparsekd_jax import data, models, targets
+from tests.mistakes.things import P, compare, ensembles, mlp, power, seen
+
+TARGETS = [
+    ("id out of range", lambda: seen([7, 9], [0.5, 0.2]), ValueError, "ids, contains 9", r"lie in \[0, 9\)"),
+    ("id twice", lambda: seen([7, 7], [0.5, 0.2]), ValueError, "token 7 twice", "keep one entry"),
+    ("over 1", lambda: seen([7, 2], [0.9, 0.8]), ValueError, r"sums to 1\.69", "was a temperature applied"),
+    ("unsorted", lambda: seen([7, 2], [0.2, 0.5]), ValueError, "rises at entry 1", "sort them"),
+    (
+        "p for log p",
+        lambda: seen([7, 2], np.exp([0.5, 0.2])),
+        ValueError,
+        r"contains 0\.5",
+        "pass their logarithm",
+    ),
+    (
+        "ids as floats",
+        lambda: seen([7.0, 2.0], [0.5, 0.2]),
+        TypeError,
+        "dtype float64",
+        r"ids\.astype\(np\.int32\)",
+    ),
+    ("k as a float", lambda: targets.top_k(jnp.log(P), 2.0), TypeError, r"k is 2\.0", "whole number"),
+    ("k over all", lambda: targets.top_k(jnp.log(P), 9), ValueError, "got 9", r"lie in \[1, 3\]"),
+    (
+        "seed for key",
+        lambda: targets.sample(0, power, jnp.log(P), 2.0, 5),
+        TypeError,
+        "key is 0",
+        r"jax\.random\.key\(",
+    ),
+    (
+        "shares for counts",
+        lambda: targets.Samples.from_counts(P),
+        TypeError,
+        "counts has dtype float",
+        "whole numbers",
+    ),
+]
+
+THEORY = [
+    (
+        "unequal",
+        lambda: compare(ensembles(3), ensembles(4)),
+        ValueError,
+        r"\(3, 4, 3\) and dense \(4,",
+        "member i of both",
+    ),
+    (
+        "one member",
+        lambda: compare(ensembles(1), ensembles(1)),
+        ValueError,
+        "holds one member",
+        "retrain on at least 2",
+    ),
+    (
+        "predicted classes",
+        lambda: compare(*2 * [ensembles().argmax(-1)]),
+        ValueError,
+        r"shape \(3, 4\)",
+        r"\[members, examples, classes\]",
+    ),
+    (
+        "logits",
+        lambda: compare(*2 * [np.log(ensembles())]),
+        ValueError,
+        "sparse, row .* negative entry",
+        r"op\.from_logits",
+    ),
+    (
+        "labels from 1",
+        lambda: compare(*2 * [ensembles()], (1, 2, 3, 1)),
+        ValueError,
+        "labels, row 2: is 3",
+        r"outside \[0, 3\)",
+    ),
+]
+
+DATA = [
+    ("percent", lambda: data.digits(test_size=25), ValueError, "got 25", r"0\.25 holds out a quarter"),
+    (
+        "nothing left",
+        lambda: data.digits(test_size=0.6, validation_size=0.6),
+        ValueError,
+        "nothing to train on",
+        "lower one",
+    ),
+    ("no context", lambda: data.pydoc(context=0), ValueError, "got 0", "at least 1 byte"),
+    ("one width", lambda: models.MLP(64, rngs=nnx.Rngs(0)), TypeError, "sizes is 64", "list the widths"),
+    (
+        "a seed for rngs",
+        lambda: models.MLP((8, 3), rngs=0),
+        TypeError,
+        "rngs is 0",
+        r"pass nnx\.Rngs\(seed\)",
+    ),
+    (
+        "images",
+        lambda: mlp()(jnp.zeros((5, 4, 2))),
+        ValueError,
+        r"shape \(5, 4, 2\).* takes 8",
+        "reshape them",
+    ),
+]

@@ -1,0 +1,186 @@
+"""Mistakes with operators, laws and masks."""
+
+import jax.numpy as jnp
+
+from sparsekd_jax import axioms, operators, sparsity
+from tests.mistakes.things import LOGITS, PARAMS, ROWS, P, check, masks_at, mlp, power, sgd
+
+OPERATORS = [
+    (
+        "logits as p",
+        lambda: power(LOGITS, 2.0),
+        ValueError,
+        "p, contains the negative entry -1",
+        r"op\.from_logits",
+    ),
+    ("logits as log p", lambda: power.log(LOGITS, 2.0), ValueError, "log_p, sums to 9", r"op\.from_logits"),
+    ("p as log p", lambda: power.log(P, 2.0), ValueError, "sum to 1 as they are", r"pass jnp\.log\(log_p\)"),
+    (
+        "weights",
+        lambda: power(3 * ROWS, 2.0),
+        ValueError,
+        "p, row 0: sums to 2.99",
+        r"simplex\.normalize\(p\)",
+    ),
+    (
+        "classes first",
+        lambda: power(ROWS.T, 2.0),
+        ValueError,
+        "Axis 0 sums to 1",
+        r"jnp\.moveaxis\(p, 0, -1\)",
+    ),
+    ("a list", lambda: power([0.5, 0.5], 2.0), TypeError, "p is a list", r"jnp\.asarray\(p\)"),
+    ("integers", lambda: power(jnp.array([1, 0]), 2.0), TypeError, "dtype int", r"p\.astype\(jnp\.float32\)"),
+    ("one column", lambda: power(ROWS[:, :1], 2.0), ValueError, "needs K ≥ 2", r"pass the pair \[1 − p, p\]"),
+    ("T = 0", lambda: power(P, 0.0), ValueError, "temperature is 0", r"take operators\.get\('argmax'\)"),
+    ("T < 0", lambda: power(P, -2.0), ValueError, "temperature is -2", r"takes T in \(0, ∞\)"),
+    ("T = nan", lambda: power(P, float("nan")), ValueError, "temperature is nan", r"takes T in \(0, ∞\)"),
+    ("T as text", lambda: power(P, "2"), TypeError, "temperature is '2'", "give a number"),
+    (
+        "T by class",
+        lambda: power(ROWS, P),
+        ValueError,
+        r"shape \(3,\).*batch shape \(4,\)",
+        "one temperature a row",
+    ),
+    (
+        "misspelt",
+        lambda: operators.get("powr"),
+        ValueError,
+        "unknown operator 'powr'",
+        "did you mean 'power'",
+    ),
+    ("misspelt text", lambda: operators.parse("tsalis(2)"), ValueError, "'tsalis'", "did you mean 'tsallis'"),
+    (
+        "text for get",
+        lambda: operators.get("tsallis(1.5)"),
+        ValueError,
+        "parameter in it",
+        r"operators\.parse\(",
+    ),
+    (
+        "no alpha",
+        lambda: operators.get("tsallis"),
+        ValueError,
+        "needs alpha",
+        r"get\('tsallis', alpha=1\.5\)",
+    ),
+    (
+        "bad alpha",
+        lambda: operators.get("tsallis", alpha=-1),
+        ValueError,
+        "alpha .* is -1",
+        "finite number > 0",
+    ),
+    (
+        "a family without vmap",
+        lambda: operators.TsallisSoftening(jnp.array([0.5, 2.0]))(P, 2.0),
+        ValueError,
+        r"alpha has shape \(2,\)",
+        r"jax\.vmap\(lambda op: op\(p, T\)\)",
+    ),
+]
+
+AXIOMS = [
+    ("a name", lambda: check("power"), TypeError, "operator is the text", r"operators\.parse\('power'\)"),
+    ("a class", lambda: check(operators.PowerTransform), TypeError, "is the class", r"PowerTransform\(\)"),
+    ("not callable", lambda: check(3), TypeError, "operator is 3", r"a function \(p, temperature\) -> q"),
+    (
+        "swapped",
+        lambda: check(lambda temperature, p: p),
+        TypeError,
+        "takes .temperature, p",
+        r"order is \(p, temp",
+    ),
+    ("one argument", lambda: check(lambda p: p), TypeError, r"operator takes \(p\)", "wrap it in a function"),
+    (
+        "wrong shape",
+        lambda: check(lambda p, t: p[1:]),
+        TypeError,
+        r"shape \(2,\) for p",
+        "must map one distribution",
+    ),
+    (
+        "two results",
+        lambda: check(lambda p, t: (p, t)),
+        TypeError,
+        "returned a tuple",
+        "must return one array",
+    ),
+    (
+        "unknown law",
+        lambda: check(power, laws=("A9",)),
+        ValueError,
+        "unknown law 'A9'",
+        "the laws are closure",
+    ),
+    ("laws in one text", lambda: check(power, laws="A1,A3"), ValueError, "'A1,A3'", r"laws=\('A1', 'A3'\)"),
+    ("no law", lambda: check(power, laws=()), ValueError, "laws is empty", "leave it out for all"),
+    ("one K", lambda: check(power, num_classes=10), TypeError, "num_classes is 10", r"\(10,\)"),
+    ("one T", lambda: check(power, temperature_range=4.0), TypeError, "is 4.0", r"pair \(low, high\)"),
+    ("no list", lambda: axioms.parametrize(power), TypeError, "a single operator", r"pass a list"),
+]
+
+SPARSITY = [
+    ("percent", lambda: masks_at(95), ValueError, "rate must be a share.*got 95", r"did you mean 0\.95"),
+    (
+        "module",
+        lambda: sparsity.sparsify(sgd).init(mlp()),
+        TypeError,
+        "params is the module MLP",
+        r"nnx\.state\(model",
+    ),
+    (
+        "module later",
+        lambda: masks_at(0.5, mlp()),
+        TypeError,
+        "params is the module MLP",
+        r"nnx\.state\(model",
+    ),
+    (
+        "a rate to wrap",
+        lambda: sparsity.sparsify(1e-3),
+        TypeError,
+        "inner is a float",
+        r"optax\.adam\(1e-3\)",
+    ),
+    (
+        "a pattern that matches nothing",
+        lambda: sparsity.sparsify(sgd, where=sparsity.by_path("kernel")).init(PARAMS),
+        ValueError,
+        "'kernel' matches no parameter",
+        "the names are b, w",
+    ),
+    (
+        "where as text",
+        lambda: sparsity.sparsify(sgd, where="w*"),
+        TypeError,
+        "the text 'w",
+        r"sparsity\.by_path\(",
+    ),
+    ("4:2", lambda: sparsity.n_m(4, 2), ValueError, "got n = 4, m = 2", "1 ≤ n ≤ m"),
+    ("2:4 as text", lambda: masks_at(0.5, pattern="2:4"), ValueError, "pattern '2:4'", r"pass n_m\(n, m\)"),
+    (
+        "2:4 of six",
+        lambda: masks_at(0.5, pattern=sparsity.n_m(2, 4)),
+        ValueError,
+        "m = 4 does not divide",
+        "choose an m",
+    ),
+    ("a block's side", lambda: sparsity.block(4), ValueError, "got 4", r"\(rows, columns\)"),
+    ("no gradients", lambda: masks_at(0.5, score="taylor"), ValueError, "needs gradients", r"gradients=g"),
+    (
+        "misspelt score",
+        lambda: masks_at(0.5, score="magnitud"),
+        ValueError,
+        "'magnitud'",
+        "did you mean 'magnitude'",
+    ),
+    (
+        "a state for its masks",
+        lambda: sparsity.apply_masks(PARAMS, sparsity.sparsify(sgd).init(PARAMS)),
+        ValueError,
+        "masks is a SparsifyState",
+        r"current_masks\(state\)",
+    ),
+]
