@@ -13,6 +13,7 @@ GAMMAS = np.geomspace(0.02, 10.0, 500)
 """Rates searched, 1.25 % apart; an interval that reaches an end is open there."""
 
 _MIN_STAGES = 5
+_SPAN = 64
 _MISFIT = 0.01
 
 
@@ -28,10 +29,10 @@ class RateFit:
         high: upper bound; None without one. A bound at an end of `GAMMAS` is not a bound.
         level: coverage of the interval.
         misfit: p-value of the test that the means follow this form at all; None without replicate covariance.
-        verdict: 'decided' where the interval is interior, narrower than a factor 2, and the form is not
-            refused at 1 %; else 'undecided'.
-        reason: why undecided; empty where decided.
-        warnings: what in the design of the measurement weakens it.
+        verdict: 'decided' where the interval is interior, narrower than a factor 2, the form is not refused
+            at 1 %, and the n can show a rate at all: they double, or grow less, from one to the next, over a
+            factor 64, from 3/(1 − ρ) on where ρ is known; else 'undecided'.
+        reason: all that stands against a decision; empty where decided.
     """
 
     gamma: float
@@ -43,7 +44,6 @@ class RateFit:
     misfit: float | None
     verdict: Literal["decided", "undecided"]
     reason: str
-    warnings: tuple[str, ...]
 
 
 def fit_rate(
@@ -66,12 +66,13 @@ def fit_rate(
         values: ``[R, J]``, a row a seed, the same seed at every n; lower or higher may be better.
         stages: the n, ``[J]``, J ≥ 5, increasing, > 0.
         floor: a, where it is known (solved exactly, say); then it is not fitted.
-        rho: contraction ρ of a stage, where known: below n = 3/(1 − ρ) the curve is not yet a power of n.
+        rho: contraction ρ of a stage, where known: below n = 3/(1 − ρ) the curve is not yet a power of n, and
+            an interval fitted there covers some other γ.
         level: coverage in (0, 1).
 
     Returns:
         A `RateFit`. With R ≤ J, or a singular covariance, the fit is by least squares, has no interval, and
-        is 'undecided'.
+        is 'undecided'; so are n that cannot show a rate, whatever the interval.
 
     Raises:
         ValueError: fewer than five n, shapes that do not fit, n not increasing, values that are not finite,
@@ -103,13 +104,13 @@ def fit_rate(
     best, a, b = (float(x) for x in _solve(mean, one, weights @ n**-gamma))
     a = a if floor is None else floor
 
-    warnings = _design_warnings(n, rho)
+    against = _faults_of_design(n, rho)
     if exact:
-        reason = (
-            f"{replicates} replicates give no regular covariance of {size} stages; an interval needs more "
+        against.append(
+            f"{replicates} replicates give no regular covariance of {size} stages: an interval needs more "
             f"than {size} of them, not identical"
         )
-        return RateFit(gamma, a, b, None, None, level, None, "undecided", reason, warnings)
+        return RateFit(gamma, a, b, None, None, level, None, "undecided", "; ".join(against))
 
     q = 3 if floor is None else 2
     freedom = replicates - size + q - 1
@@ -118,10 +119,9 @@ def fit_rate(
     spare = size - q
     hotelling = best / (replicates - 1) * (replicates - spare) / spare
     misfit = float(stats.f.sf(hotelling, spare, replicates - spare))
-    reason = _why_undecided(low, high, misfit)
-    return RateFit(
-        gamma, a, b, low, high, level, misfit, "undecided" if reason else "decided", reason, warnings
-    )
+    against += _faults_of_fit(low, high, misfit)
+    verdict: Literal["decided", "undecided"] = "undecided" if against else "decided"
+    return RateFit(gamma, a, b, low, high, level, misfit, verdict, "; ".join(against))
 
 
 def _checked(
@@ -197,24 +197,24 @@ def _interval(
     return float(first), float(last)
 
 
-def _why_undecided(low: float, high: float, misfit: float) -> str:
-    if misfit < _MISFIT:
-        return f"the means do not follow a + b·n^(−γ) (p = {misfit:.2g}), so no γ describes them"
-    if low <= GAMMAS[0] or high >= GAMMAS[-1]:
-        return f"γ in [{low:.3g}, {high:.3g}] reaches an end of what was searched: no bound on that side"
-    if high >= 2 * low:
-        return f"γ in [{low:.3g}, {high:.3g}] is wider than a factor 2"
-    return ""
-
-
-def _design_warnings(n: np.ndarray, rho: float | None) -> tuple[str, ...]:
+def _faults_of_design(n: np.ndarray, rho: float | None) -> list[str]:
     found = []
-    if n[-1] < 64 * n[0]:
-        found.append(f"n spans a factor {n[-1] / n[0]:.3g}; a rate needs at least 64")
+    if n[-1] < _SPAN * n[0]:
+        found.append(f"n spans a factor {n[-1] / n[0]:.3g}: a rate needs at least {_SPAN}")
     if np.any(n[1:] > 2 * n[:-1]):
-        found.append("n more than doubles between neighbours; a bend between them goes unseen")
+        found.append("n more than doubles between neighbours: a bend between them goes unseen")
     if rho is not None and n[0] * (1 - rho) < 3 * (1 - 1e-9):
         found.append(
             f"the smallest n is {n[0]:g}, below 3/(1 − ρ) = {3 / (1 - rho):.3g}: not yet a power of n"
         )
-    return tuple(found)
+    return found
+
+
+def _faults_of_fit(low: float, high: float, misfit: float) -> list[str]:
+    if misfit < _MISFIT:
+        return [f"the means do not follow a + b·n^(−γ) (p = {misfit:.2g}), so no γ describes them"]
+    if low <= GAMMAS[0] or high >= GAMMAS[-1]:
+        return [f"γ in [{low:.3g}, {high:.3g}] reaches an end of what was searched: no bound on that side"]
+    if high >= 2 * low:
+        return [f"γ in [{low:.3g}, {high:.3g}] is wider than a factor 2"]
+    return []
