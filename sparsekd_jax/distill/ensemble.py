@@ -1,8 +1,8 @@
 """An ensemble for bias and variance: teacher and students trained again and again, on data drawn anew."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,9 @@ from sparsekd_jax.distill import _program
 from sparsekd_jax.distill._sources import DataSet, require_in_memory
 from sparsekd_jax.distill._trainer import Progress
 from sparsekd_jax.distill.loop import fit, run
+from sparsekd_jax.distill.many import run_many
 from sparsekd_jax.distill.plan import Plan
+from sparsekd_jax.distill.stages import stages
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,6 +62,7 @@ def ensemble(
     resample: Literal["data", "seed"] = "data",
     batch_size: int = 128,
     where: sparsity.Select = sparsity.is_kernel,
+    vmap: bool = False,
     on_progress: Progress | None = None,
 ) -> Ensemble:
     """Train m teachers, and from each a student of every plan, and gather their test probabilities.
@@ -82,13 +85,15 @@ def ensemble(
         resample: "data" draws rows anew for each member; "seed" gives all of them the first ``size`` rows.
         batch_size: examples a step, at most ``size``.
         where: which parameters may lose weights.
+        vmap: train all members in one program a plan, by `run_many`, which asks for plans that it takes. The
+            same members, to the rounding of batched products; what pays on a GPU need not on a CPU.
         on_progress: called with (members done, m).
 
     Returns:
         Probabilities of teachers and students, for `theory.bias_variance.compare`.
 
     Raises:
-        ValueError: a number outside its range, or what `fit` and `run` refuse.
+        ValueError: a number outside its range, or what `fit` and `run`, or `run_many`, refuse.
 
     >>> from sparsekd_jax import data, distill, models
     >>> plans = {"half": distill.stages(sparsity=0.5, num_stages=1, total_steps=5)}
@@ -114,40 +119,102 @@ def ensemble(
     beside |= {name: getattr(data, name, None) for name in ("validation_inputs", "validation_labels")}
     weights = getattr(data, "train_weights", None)
     probes = jnp.asarray(data.test_inputs)
-    common: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch_size}
+    draws = [_draw(seed, member, rows, size, resample) for member in range(members)]
+    settings: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch_size}
+    if vmap:
+        models = _at_once(build, data, plans, draws, teacher_steps, where, settings)
+    else:
+        beside = {"test_inputs": data.test_inputs, "test_labels": data.test_labels}
+        beside |= {name: getattr(data, name, None) for name in ("validation_inputs", "validation_labels")}
+        weights = getattr(data, "train_weights", None)
+
+        def own(chosen: np.ndarray) -> _Drawn:
+            weigh = None if weights is None else np.asarray(weights)[chosen]
+            return _Drawn(inputs[chosen], labels[chosen], train_weights=weigh, **beside)
+
+        models = _one_by_one(build, own, plans, draws, teacher_steps, where, settings)
     teachers: list[np.ndarray] = []
     students: dict[str, list[np.ndarray]] = {name: [] for name in plans}
-    for member in range(members):
-        draw = np.random.default_rng((seed, member))
-        chosen = draw.integers(0, rows, size) if resample == "data" else np.arange(size)
-        weigh = None if weights is None else np.asarray(weights)[chosen]
-        own = _Drawn(inputs[chosen], labels[chosen], train_weights=weigh, **beside)
-        model_seed, order = (int(x) for x in draw.integers(0, 2**31, 2))
-        teacher = fit(
-            build(model_seed),
-            own,
-            steps=teacher_steps,
-            seed=order,
-            record_every=teacher_steps,
-            **common,
-        ).student
+    probes = jnp.asarray(data.test_inputs)
+    for member, (teacher, taught) in enumerate(models, start=1):
         teachers.append(_probs(teacher, probes))
-        for name, plan in plans.items():
-            trained = run(
-                teacher,
-                teacher,
-                own,
-                plan,
-                seed=order,
-                record_every=max(stage.steps for stage in plan.stages),
-                where=where,
-                **common,
-            )
-            students[name].append(_probs(trained.student, probes))
+        for name, student in taught.items():
+            students[name].append(_probs(student, probes))
         if on_progress is not None:
-            on_progress(member + 1, members)
-    stacked = {name: np.stack(own) for name, own in students.items()}
+            on_progress(member, members)
+    stacked = {name: np.stack(probs) for name, probs in students.items()}
     return Ensemble(np.stack(teachers), stacked, np.asarray(data.test_labels), resample)
+
+
+class _Draw(NamedTuple):
+    chosen: np.ndarray
+    model_seed: int
+    order: int
+
+
+def _draw(seed: int, member: int, rows: int, size: int, resample: str) -> _Draw:
+    """What a member learns from, the seed of its initial weights, and that of the order of its data."""
+    rng = np.random.default_rng((seed, member))
+    chosen = rng.integers(0, rows, size) if resample == "data" else np.arange(size)
+    return _Draw(chosen, *(int(x) for x in rng.integers(0, 2**31, 2)))
+
+
+_Trained = tuple[nnx.Module, dict[str, nnx.Module]]
+"""A teacher, and by plan the students it taught."""
+
+
+def _one_by_one(
+    build: Callable[[int], nnx.Module],
+    own: Callable[[np.ndarray], _Drawn],
+    plans: Mapping[str, Plan],
+    draws: Sequence[_Draw],
+    teacher_steps: int,
+    where: sparsity.Select,
+    settings: dict[str, Any],
+) -> Iterator[_Trained]:
+    for draw in draws:
+        rows, common = own(draw.chosen), {"seed": draw.order, **settings}
+        model = build(draw.model_seed)
+        teacher = fit(model, rows, steps=teacher_steps, record_every=teacher_steps, **common).student
+        students = {
+            name: run(
+                teacher, teacher, rows, plan, record_every=_longest(plan), where=where, **common
+            ).student
+            for name, plan in plans.items()
+        }
+        yield teacher, students
+
+
+def _at_once(
+    build: Callable[[int], nnx.Module],
+    data: DataSet,
+    plans: Mapping[str, Plan],
+    draws: Sequence[_Draw],
+    teacher_steps: int,
+    where: sparsity.Select,
+    settings: dict[str, Any],
+) -> Iterator[_Trained]:
+    """The same, vmapped: a teacher is trained by a stage of labels alone (α = 1) that prunes nothing."""
+    common = {
+        "seeds": [draw.order for draw in draws],
+        "rows": np.stack([draw.chosen for draw in draws]),
+        "where": where,
+        **settings,
+    }
+    labels_alone = stages(sparsity=0.0, num_stages=1, total_steps=teacher_steps, alpha=1.0)
+    models = [build(draw.model_seed) for draw in draws]
+    trained = run_many(models, models, data, labels_alone, record_every=teacher_steps, **common)
+    teachers = [result.student for result in trained]
+    taught = {
+        name: run_many(teachers, teachers, data, plan, record_every=_longest(plan), **common)
+        for name, plan in plans.items()
+    }
+    for member, teacher in enumerate(teachers):
+        yield teacher, {name: results[member].student for name, results in taught.items()}
+
+
+def _longest(plan: Plan) -> int:
+    return max(stage.steps for stage in plan.stages)
 
 
 def _probs(model: nnx.Module, inputs: Any) -> np.ndarray:

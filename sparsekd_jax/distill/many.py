@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax  # type: ignore[import-untyped]
 from flax import nnx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from sparsekd_jax.distill import _program
 from sparsekd_jax.distill._sources import (
@@ -22,7 +23,7 @@ from sparsekd_jax.distill._trainer import DivergedError, Progress, history_row
 from sparsekd_jax.distill.loop import Result, require_same_classes, teacher_logits
 from sparsekd_jax.distill.plan import Plan
 from sparsekd_jax.operators.base import SofteningOperator
-from sparsekd_jax.sparsity import is_kernel
+from sparsekd_jax.sparsity import Select, is_kernel
 from sparsekd_jax.sparsity._arguments import require_optimizer
 
 
@@ -34,8 +35,10 @@ def run_many(
     *,
     optimizer: optax.GradientTransformation,
     seeds: Sequence[int],
+    rows: Int[ArrayLike, "M m"] | None = None,
     batch_size: int = 128,
     record_every: int = 100,
+    where: Select = is_kernel,
     on_progress: Progress | None = None,
 ) -> list[Result]:
     """`run` for M members at once: ``jax.vmap`` over everything that differs between them.
@@ -53,15 +56,19 @@ def run_many(
         plans: one for all, or M of them.
         optimizer: any optax transformation.
         seeds: M seeds of the order of the data.
+        rows: by member, the training examples it learns from, counted from 0, with repeats if it drew them
+            with replacement; all of them by default.
         batch_size: examples a step and member.
         record_every: steps between rows of the histories.
+        where: which parameters may lose weights.
         on_progress: called after each record with (steps done, total steps).
 
     Returns:
         M results, in order.
 
     Raises:
-        ValueError: lengths, architectures or plans that cannot share one program; the argument is named.
+        ValueError: lengths, architectures or plans that cannot share one program, rows that are not there;
+            the argument is named.
         DivergedError: a member's loss became NaN or infinite; says which member.
 
     >>> import optax
@@ -82,12 +89,10 @@ def run_many(
     _require_one_program(students, teachers, plans, seeds)
     require_in_memory(data, "run_many")
     total = plans[0].total_steps
-    arrays, first = source_of(data, seeds[0], batch_size, total).steps(0, total)
-    rows = arrays["inputs"].shape[0]
-    others = [_program.epochs(jax.random.key(seed), rows, batch_size, total) for seed in seeds[1:]]
-    index = jnp.stack([first, *others])
+    arrays, _ = source_of(data, seeds[0], batch_size, total).steps(0, total)
+    index = _batches(rows, seeds, arrays["inputs"].shape[0], batch_size, total)
     test = jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)
-    wrapped = _program.sparsified(optimizer, is_kernel)
+    wrapped = _program.sparsified(optimizer, where)
     graphdef = _program.split(students[0])[0]
     params, rest = _stack([_program.split(student)[1:] for student in students])
     carry = (params, rest, jax.vmap(wrapped.init)(params))
@@ -159,6 +164,28 @@ def _judge(graphdef: Any) -> Any:
 @functools.lru_cache(maxsize=64)
 def _prune_members(score: str, pattern: Any, rate: float) -> Any:
     return jax.jit(jax.vmap(lambda params, state: _program.prune(params, state, rate, score, pattern)))
+
+
+def _batches(rows: Any, seeds: Sequence[int], examples: int, batch_size: int, total: int) -> Array:
+    """``[M, steps, batch]``: the training examples of every batch of every member."""
+    if rows is None:
+        order = [_program.epochs(jax.random.key(seed), examples, batch_size, total) for seed in seeds]
+        return jnp.stack(order)
+    own = np.asarray(rows)
+    if own.ndim != 2 or len(own) != len(seeds) or not np.issubdtype(own.dtype, np.integer):
+        raise ValueError(f"rows is {own.dtype} {own.shape}; give [{len(seeds)}, m] integers, a row a member")
+    if not 1 <= batch_size <= own.shape[1]:
+        raise ValueError(
+            f"batch_size must lie in [1, {own.shape[1]}] (the rows of a member), got {batch_size}"
+        )
+    outside = np.argwhere((own < 0) | (own >= examples))
+    if outside.size:
+        member, place = (int(i) for i in outside[0])
+        raise ValueError(
+            f"rows[{member}, {place}] is {own[member, place]}; the training examples are 0 to {examples - 1}"
+        )
+    order = [_program.epochs(jax.random.key(seed), own.shape[1], batch_size, total) for seed in seeds]
+    return jnp.stack([jnp.asarray(mine)[which] for mine, which in zip(own, order, strict=True)])
 
 
 def _stack(trees: Sequence[PyTree]) -> PyTree:

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from sparsekd_jax import distill
+from sparsekd_jax import distill, sparsity
 from tests.distill.test_checkpoints import BLOBS
 from tests.distill.test_loop import mlp
 
@@ -105,6 +105,26 @@ def test_weights_and_validation_go_along(monkeypatch):
         np.testing.assert_array_equal(own.train_weights, own.train_inputs[:, 0] ** 2)
 
 
+@pytest.mark.parametrize("resample", ["data", "seed"])
+def test_vmapped_members_are_those_trained_one_by_one(resample):
+    weights = BLOBS.train_inputs[:, 0] ** 2
+    made = dataclasses.make_dataclass("Weighted", ["train_weights"], bases=(type(BLOBS),), frozen=True)
+    data = made(*dataclasses.astuple(BLOBS), weights)
+    settings = {**SETTINGS, "resample": resample, "size": 40, "where": sparsity.by_path(exclude="layers.1.*")}
+    done = []
+    alone = distill.ensemble(mlp, data, PLANS, **settings)
+    together = distill.ensemble(
+        mlp, data, PLANS, vmap=True, on_progress=lambda *at: done.append(at), **settings
+    )
+    # Batched products round differently in float32; Adam carries 1e-7 to about 1e-5.
+    np.testing.assert_allclose(together.teachers, alone.teachers, rtol=0, atol=2e-5)
+    for name, probs in alone.students.items():
+        np.testing.assert_allclose(together.students[name], probs, rtol=0, atol=2e-5)
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    # The twin: a neighbour's draw is far outside that tolerance.
+    assert np.abs(np.roll(together.teachers, 1, axis=0) - alone.teachers).max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -113,6 +133,7 @@ def test_weights_and_validation_go_along(monkeypatch):
         ({"size": 61, "resample": "seed"}, r"size must lie in \[1, 60\]"),
         ({"resample": "rows"}, "resample must be 'data' or 'seed'"),
         ({"batch_size": 50, "size": 40}, "batch_size"),
+        ({"batch_size": 50, "size": 40, "vmap": True}, r"batch_size must lie in \[1, 40\]"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(changes, message):

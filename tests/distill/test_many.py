@@ -48,6 +48,18 @@ def test_each_member_is_the_run_it_stands_for():
         np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
 
 
+def test_members_that_learn_from_their_own_rows():
+    rows = RNG.integers(0, 60, (2, 40))
+    given = {"students": [mlp(1)] * 2, "teachers": [mlp(4)] * 2, "plans": plan(), "seeds": (7, 7)}
+    first, second = distill.run_many(data=BLOBS, rows=rows, **given, **SETTINGS)
+    for result, own in ((first, rows[0]), (second, rows[1])):
+        drawn = dataclasses.replace(BLOBS, train_inputs=INPUTS[own], train_labels=LABELS[own])
+        alone = distill.run(mlp(1), mlp(4), drawn, plan(), seed=7, **SETTINGS)
+        for got, wanted in zip(jax.tree.leaves(result.path), jax.tree.leaves(alone.path), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
+    assert abs(first.final.mean_nll - second.final.mean_nll) > 1e-3
+
+
 def test_members_that_swap_their_seeds_differ():
     """The twin: the comparison above would see a member that got its neighbour's batches."""
     same = {"students": [mlp(1)] * 2, "teachers": [mlp(4)] * 2, "data": BLOBS, "plans": plan()}
@@ -89,6 +101,13 @@ def test_a_second_call_compiles_nothing():
         ({"plans": plan(teacher="previous")}, "the stage before, cannot share one program"),
         ({"plans": plan(patience=2)}, "end early, .* one by one"),
         ({"batch_size": 61}, r"batch_size must lie in \[1, 60\]"),
+        ({"rows": np.zeros((3, 40), int)}, r"rows is int64 \(3, 40\); give \[2, m\] integers"),
+        ({"rows": np.zeros((2, 40))}, r"rows is float64 \(2, 40\); give"),
+        (
+            {"rows": np.zeros((2, 8), int)},
+            r"batch_size must lie in \[1, 8\] \(the rows of a member\), got 16",
+        ),
+        ({"rows": np.full((2, 40), 60)}, r"rows\[0, 0\] is 60; the training examples are 0 to 59"),
     ],
 )
 def test_what_cannot_share_a_program_is_named(change, message):

@@ -53,7 +53,7 @@ class Capacity:
             signal = gap(first, lambda row, t: jnp.full_like(row, 1 / row.size), p, x, TEMPERATURE).value
             for name in OTHERS:
                 found = nearest_temperature(first, TEMPERATURE, OPERATORS[name], p, x)
-                assert found.same is not None
+                assert found.identified and found.same is not None, found
                 same[name][at] = found.same / signal
                 matched[name][at] = found.relative
                 temperatures[name][at] = found.temperature
