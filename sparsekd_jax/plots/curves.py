@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -206,12 +206,13 @@ def crossover(
                 ax.plot([at, at], [cell.low, cell.high], color=colour, lw=2.2, alpha=0.55, zorder=1)
             ax.plot(at, cell.mean, marker, mec=colour, mfc=colour if decided else "white", ms=7, zorder=3)
         ax.plot([], [], color=colour, marker=marker, label=label)
-    # Room on both sides of zero, so that the words stand where they are true.
+    # Room on both sides of zero, so that the words stand where they are true; outside, where no curve goes.
     low, high = ax.get_ylim()
     room = 0.14 * (high - low)
     ax.set_ylim(min(low, -room), max(high, room))
-    for words, y, va in ((f"{second} is better", 0.98, "top"), (f"{first} is better", 0.02, "bottom")):
-        ax.annotate(words, (0.99, y), xycoords="axes fraction", ha="right", va=va, color=PALE_INK, fontsize=9)
+    beside: dict[str, Any] = {"xycoords": "axes fraction", "rotation": 90, "color": PALE_INK, "fontsize": 9}
+    ax.annotate(f"better: {second} →", (1.015, 1.0), va="top", **beside)
+    ax.annotate(f"← better: {first}", (1.015, 0.0), va="bottom", **beside)
     if len(differences) > 1:
         ax.legend(frameon=False)
     rule_lines(ax, "y")

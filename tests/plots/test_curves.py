@@ -70,7 +70,7 @@ def test_crossover_marks_what_is_decided(ax):
     means = next(line for line in ax.lines if len(line.get_xdata()) == 3)
     np.testing.assert_allclose(means.get_ydata(), [cell.mean for cell in expected])
     np.testing.assert_allclose(bounds, [[cell.low, cell.high] for cell in expected[1:]])
-    assert {text.get_text() for text in ax.texts} == {"stages is better", "one shot is better"}
+    assert {text.get_text() for text in ax.texts} == {"← better: stages", "better: one shot →"}
     with pytest.raises(ValueError, match=r"must be \[2, seeds\]"):
         plots.crossover([1, 2], {"a": values}, ax=ax)
 

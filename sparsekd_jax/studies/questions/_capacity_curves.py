@@ -53,7 +53,8 @@ class Capacity:
             signal = gap(first, lambda row, t: jnp.full_like(row, 1 / row.size), p, x, TEMPERATURE).value
             for name in OTHERS:
                 found = nearest_temperature(first, TEMPERATURE, OPERATORS[name], p, x)
-                assert found.identified and found.same is not None, found
+                assert found.identified, found
+                assert found.same is not None
                 same[name][at] = found.same / signal
                 matched[name][at] = found.relative
                 temperatures[name][at] = found.temperature

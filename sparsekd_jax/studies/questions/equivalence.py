@@ -321,7 +321,8 @@ def neural_students(
     table: list[list[Any]] = []
     for name in OTHERS:
         found = nearest_temperature(first, TEMPERATURE, OPERATORS[name], p[:rows], x)
-        assert found.identified and found.same is not None, found
+        assert found.identified, found
+        assert found.same is not None
         for t, value in ((TEMPERATURE, found.same / signal), (found.temperature, found.relative)):
             apart = interval([_variation(a, b) for a, b in zip(base, train(name, t), strict=True)])
             numbers = (apart.mean, apart.low, apart.high, apart.mean / yardstick)

@@ -427,9 +427,10 @@ def _crossover_figure(effort: Effort, runs: Sequence[_Run]) -> "Figure":
         plots.crossover([100 * s for s in shares], differences, first=_label(most), second="one shot", ax=ax)
         # At the highest sparsity one shot can lose everything: beyond one point the scale is logarithmic.
         ax.set_yscale("symlog", linthresh=1.0)
-        ax.set_ylim(min(ax.get_ylim()[0], -3.0), max(ax.get_ylim()[1], 3.0))
+        ax.set_ylim(min(1.7 * ax.get_ylim()[0], -3.0), max(1.7 * ax.get_ylim()[1], 3.0))
         ax.set_xlabel("zeros, %")
         ax.set_ylabel("difference of test errors, points")
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
         settle(drawn)
     return drawn
 
