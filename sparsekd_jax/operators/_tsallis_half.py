@@ -15,76 +15,96 @@ from jaxtyping import Array
 
 from sparsekd_jax._numerics import expm1, row_sum
 from sparsekd_jax.operators._roots import no_tangent
+from sparsekd_jax.operators.base import centred_logits, in_blocks
 
 MAX_STEPS = 100
 """Newton steps for T < 1; about eight are taken."""
 
 
 @jax.custom_jvp
-def from_centred(centred: Array, temperature: Array, r: Array) -> tuple[Array, Array]:
-    """q and whether it was found, from ``log p − max log p``; r = α − 1 is 1/2, and differentiable."""
+def from_logs(logs: Array, temperature: Array, r: Array) -> tuple[Array, Array]:
+    """q and whether it was found, from log p up to a constant; r = α − 1 is 1/2, and differentiable."""
     del r
-    u = jnp.exp(0.5 * centred)
-    v, scale, found = _solve(u, lambda: -expm1(0.5 * _finite(centred), u), temperature)
-    return jnp.square(v / scale), found
+    return _solved(_roots_of_logs, lambda v, scale: jnp.square(v / scale), logs, temperature)
 
 
 @jax.custom_jvp
-def log_from_centred(centred: Array, temperature: Array, r: Array) -> tuple[Array, Array]:
+def log_from_logs(logs: Array, temperature: Array, r: Array) -> tuple[Array, Array]:
     """log q, and whether it was found."""
     del r
-    u = jnp.exp(0.5 * centred)
-    v, scale, found = _solve(u, lambda: -expm1(0.5 * _finite(centred), u), temperature)
-    return 2 * jnp.log(v / scale), found
+    return _solved(_roots_of_logs, lambda v, scale: 2 * jnp.log(v / scale), logs, temperature)
 
 
 @jax.custom_jvp
 def from_probabilities(p: Array, temperature: Array, r: Array) -> tuple[Array, Array]:
     """q, and whether it was found, from p itself: no logarithm, no exponential."""
     del r
+    return _solved(_roots_of, lambda v, scale: jnp.square(v / scale), p, temperature)
+
+
+_Gap = Callable[[], Array]
+"""1 − u, accurate relative to itself; for T < 1 only."""
+
+
+def _roots_of_logs(logs: Array) -> tuple[Array, _Gap]:
+    centred = centred_logits(logs)
+    # Behind the barrier XLA keeps the exponentials; it would take them anew for every sum over them.
+    u = jax.lax.optimization_barrier(jnp.exp(0.5 * centred))
+    finite = jnp.maximum(centred, -1e4)  # e^(−5000) is 0 in every dtype
+    return u, lambda: -expm1(0.5 * finite, u)
+
+
+def _roots_of(p: Array) -> tuple[Array, _Gap]:
     top = jnp.max(p, axis=-1, keepdims=True)
     u = jnp.sqrt(p / top)
-    v, scale, found = _solve(u, lambda: (top - p) / (top * (1 + u)), temperature)
-    return jnp.square(v / scale), found
+    return u, lambda: (top - p) / (top * (1 + u))
 
 
-def _finite(centred: Array) -> Array:
-    return jnp.maximum(centred, -1e4)  # e^(−5000) is 0 in every dtype
+def _solved(
+    roots: Callable[[Array], tuple[Array, _Gap]],
+    softened: Callable[[Array, Array], Array],
+    x: Array,
+    temperature: Array,
+) -> tuple[Array, Array]:
+    """What ``softened`` makes of v and T√S, and whether v was found; only a search goes block by block."""
+
+    def closed() -> tuple[Array, Array]:
+        u, _ = roots(x)
+        square = row_sum(u * u)
+        q = softened(u + _shift(u, square, temperature), temperature * jnp.sqrt(square))
+        return q, jnp.ones_like(temperature, bool)
+
+    def searched(x: Array, temperature: Array) -> tuple[Array, Array]:
+        u, gap = roots(x)
+        square = row_sum(u * u)
+        scale = temperature * jnp.sqrt(square)
+        v, found = _search(gap(), scale, temperature >= 1)
+        warm = u + _shift(u, square, jnp.maximum(temperature, 1))
+        return softened(jnp.where(temperature >= 1, warm, v), scale), found
+
+    return jax.lax.cond((temperature >= 1).all(), closed, lambda: in_blocks(searched, x, temperature))
 
 
-def _solve(u: Array, gap: Callable[[], Array], temperature: Array) -> tuple[Array, Array, Array]:
-    """v, T√S and whether v was found; ``gap()`` is 1 − u, accurate relative to itself."""
-    square = row_sum(u * u)
-    scale = temperature * jnp.sqrt(square)
-    warm = temperature >= 1
+def _search(gap: Array, scale: Array, done: Array) -> tuple[Array, Array]:
+    """v for T < 1, and whether it was found; rows that are ``done`` are left alone."""
+    # The top class alone has (1 + E)² ≤ T²S; and E ≤ 0.
+    start = jnp.minimum(1, scale)
 
-    def all_warm() -> tuple[Array, Array]:
-        return u + _shift(u, square, temperature), jnp.ones_like(warm)
+    def unfinished(state: tuple[Array, Array, Array]) -> Array:
+        _, done, steps = state
+        return (steps < MAX_STEPS) & ~done.all()
 
-    def mixed() -> tuple[Array, Array]:
-        g = gap()
-        # The top class alone has (1 + E)² ≤ T²S; and E ≤ 0.
-        start = jnp.minimum(1, scale)
+    def advance(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        x, done, steps = state
+        v = jnp.maximum(x - gap, 0)
+        norm = jnp.sqrt(row_sum(v * v))
+        step = (norm - scale) * norm / row_sum(v)
+        fine = jnp.finfo(x.dtype).eps ** 0.6
+        settled = jnp.abs(step) <= fine * x
+        return jnp.where(done, x, x - step), done | settled, steps + 1
 
-        def unfinished(state: tuple[Array, Array, Array]) -> Array:
-            _, done, steps = state
-            return (steps < MAX_STEPS) & ~done.all()
-
-        def advance(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            x, done, steps = state
-            v = jnp.maximum(x - g, 0)
-            norm = jnp.sqrt(row_sum(v * v))
-            step = (norm - scale) * norm / row_sum(v)
-            fine = jnp.finfo(x.dtype).eps ** 0.6
-            settled = jnp.abs(step) <= fine * x
-            return jnp.where(done, x, x - step), done | settled, steps + 1
-
-        x, found, _ = jax.lax.while_loop(unfinished, advance, (start, warm, jnp.asarray(0)))
-        cold = jnp.maximum(x - g, 0)
-        return jnp.where(warm, u + _shift(u, square, jnp.maximum(temperature, 1)), cold), found
-
-    v, found = jax.lax.cond(warm.all(), all_warm, mixed)
-    return v, scale, found
+    x, found, _ = jax.lax.while_loop(unfinished, advance, (start, done, jnp.asarray(0)))
+    return jnp.maximum(x - gap, 0), found
 
 
 def _shift(u: Array, square: Array, temperature: Array) -> Array:
@@ -97,26 +117,28 @@ def _shift(u: Array, square: Array, temperature: Array) -> Array:
 # -- derivatives: from T q^r = p^r + d on the classes with mass, given that q sums to 1 --------------------
 
 
-def _log_tangent(
-    log_p: Array, q: Array, temperature: Array, r: Array, moved: Any, warmed: Any, turned: Any
-) -> Array:
-    """d log q where q > 0 (0 elsewhere), for tangents of log p (up to a constant), T and r."""
-    on, has_p = q > 0, ~jnp.isneginf(log_p)
-    safe_log_p, safe_q = jnp.where(has_p, log_p, 0), jnp.where(on, q, 1)
-    p = jnp.where(has_p, jnp.exp(safe_log_p), 0)
-    root = _known_power(jnp.sqrt(safe_q), jnp.log(safe_q), r)
-    kept = jnp.where(has_p, _known_power(jnp.sqrt(p), safe_log_p, r), 0)  # p^r; T q^r is its sum with d
-    force = jnp.zeros_like(q)
+def _tangent(
+    p: Array, log_p: Array, q: Array, temperature: Array, r: Array, tangents: tuple[Any, Any, Any]
+) -> tuple[Array, Array]:
+    """``q^(1−r)`` and x, whose product is dq. p is up to a factor a row, and so may it move.
+
+    Tangents are of log p, T and r; ``log_p`` is 0 where p is.
+    """
+    moved, warmed, turned = tangents
+    log_q = jnp.log(jnp.where(q > 0, q, 1))
+    root, weight = (_known_power(jnp.sqrt(q), log_q, power) for power in (r, 1 - r))
+    total = row_sum(p)
+    log_total = jnp.log(total)
+    kept = _known_power(jnp.sqrt(p / total), log_p - log_total, r)
+    force = jnp.zeros_like(q)  # of p^r, for T q^r is its sum with d
     if not isinstance(moved, SymbolicZero):
-        dc = jnp.where(has_p, moved, 0)
-        force += kept * r * (dc - row_sum(p * dc))
+        force += kept * r * (moved - row_sum(p * moved) / total)
     if not isinstance(turned, SymbolicZero):
-        force += (kept * safe_log_p - temperature * root * jnp.log(safe_q)) * turned
+        force += (kept * (log_p - log_total) - temperature * root * log_q) * turned
     if not isinstance(warmed, SymbolicZero):
         force -= root * warmed
-    weight = jnp.where(on, safe_q / root, 0)
     shift = row_sum(weight * force) / row_sum(weight)
-    return jnp.where(on, (force - shift) / (temperature * r * root), 0)
+    return weight, (force - shift) / (temperature * r)
 
 
 @jax.custom_jvp
@@ -134,34 +156,47 @@ def _known_power_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return power, power * (r * moved + log_base * turned)
 
 
-def _from_centred_jvp(primals: tuple, tangents: tuple, *, log: bool) -> tuple:
-    centred, temperature, r = primals
-    primal, found = (log_from_centred if log else from_centred)(*primals)
-    q = jnp.exp(primal) if log else primal
-    log_p = centred - jnp.log(row_sum(jnp.exp(centred)))
-    slope = _log_tangent(log_p, q, temperature, r, *tangents)
-    return (primal, found), (slope if log else q * slope, no_tangent(found))
+# Where only the argument moves, XLA drops every logarithm below: they serve r, and second derivatives.
 
 
-from_centred.defjvp(
-    lambda primals, tangents: _from_centred_jvp(primals, tangents, log=False), symbolic_zeros=True
-)
-log_from_centred.defjvp(
-    lambda primals, tangents: _from_centred_jvp(primals, tangents, log=True), symbolic_zeros=True
-)
+def _from_logs_tangent(
+    logs: Array, q: Array, temperature: Array, r: Array, tangents: tuple[Any, Any, Any]
+) -> tuple[Array, Array]:
+    moved, *rest = tangents
+    positive = ~jnp.isneginf(logs)
+    centred = centred_logits(logs)
+    if not isinstance(moved, SymbolicZero):
+        moved = jnp.where(positive, moved, 0)
+    ratio, log_ratio = jnp.exp(centred), jnp.where(positive, centred, 0)
+    return _tangent(ratio, log_ratio, q, temperature, r, (moved, *rest))
+
+
+def _from_logs_jvp(primals: tuple, tangents: tuple) -> tuple:
+    q, found = from_logs(*primals)
+    logs, temperature, r = primals
+    weight, x = _from_logs_tangent(logs, q, temperature, r, tangents)
+    return (q, found), (weight * x, no_tangent(found))
+
+
+def _log_from_logs_jvp(primals: tuple, tangents: tuple) -> tuple:
+    log_q, found = log_from_logs(*primals)
+    logs, temperature, r = primals
+    q = jnp.exp(log_q)
+    weight, x = _from_logs_tangent(logs, q, temperature, r, tangents)
+    return (log_q, found), (weight * x / jnp.where(q > 0, q, 1), no_tangent(found))
 
 
 def _from_probabilities_jvp(primals: tuple, tangents: tuple) -> tuple:
-    p, temperature, r = primals
-    moved, warmed, turned = tangents
     q, found = from_probabilities(*primals)
+    (p, temperature, r), (moved, *rest) = primals, tangents
     positive = p > 0
     safe = jnp.where(positive, p, 1)
-    log_p = jnp.where(positive, jnp.log(safe / row_sum(p)), -jnp.inf)
     if not isinstance(moved, SymbolicZero):
         moved = jnp.where(positive, moved / safe, 0)  # at a zero the derivative on the face
-    slope = _log_tangent(log_p, q, temperature, r, moved, warmed, turned)
-    return (q, found), (q * slope, no_tangent(found))
+    weight, x = _tangent(p, jnp.log(safe), q, temperature, r, (moved, *rest))
+    return (q, found), (weight * x, no_tangent(found))
 
 
+from_logs.defjvp(_from_logs_jvp, symbolic_zeros=True)
+log_from_logs.defjvp(_log_from_logs_jvp, symbolic_zeros=True)
 from_probabilities.defjvp(_from_probabilities_jvp, symbolic_zeros=True)

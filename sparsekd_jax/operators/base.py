@@ -147,8 +147,8 @@ class SofteningOperator:
 
     A subclass is a frozen dataclass, and a pytree by being a subclass: its fields are differentiable leaves,
     but for those with ``dataclasses.field(metadata={"static": True})``. It gives ``name``, ``claims`` and
-    ``_log_kernel``; it may replace ``_kernel`` (from centred logs) or ``_from_probabilities`` where a direct
-    form is better.
+    ``_log_kernel``; it may replace ``_kernel`` (from centred logs), ``_from_logits`` or
+    ``_from_probabilities`` where a direct form is better.
     """
 
     family: ClassVar[str]
@@ -205,6 +205,9 @@ class SofteningOperator:
         log_q, converged = self._log_kernel(centred, temperature)
         return jnp.exp(log_q), converged
 
+    def _from_logits(self, logits: Array, temperature: Array) -> tuple[Array, Array | None]:
+        return self._kernel(centred_logits(logits), temperature)
+
     def _from_probabilities(self, p: Array, temperature: Array) -> tuple[Array, Array | None]:
         return self._kernel(centred_log(p), temperature)
 
@@ -249,6 +252,11 @@ def _unflatten(cls: type[SofteningOperator], static: tuple, leaves: Iterable[Any
     for name, value in zip(_field_names(cls, True), static, strict=True):
         object.__setattr__(op, name, value)
     return op
+
+
+def centred_logits(logits: Array) -> Array:
+    """``log p − max log p`` of logits or of log p itself."""
+    return logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
 
 
 def centred_log(p: Array) -> Array:
@@ -380,8 +388,9 @@ def _compute(
     def kernel(x: Array, temperature: Array) -> tuple[Array, Array | None]:
         if entry == "probabilities":
             return op._from_probabilities(x, temperature)
-        top = jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
-        return (op._log_kernel if entry == "log" else op._kernel)(x - top, temperature)
+        if entry == "logits":
+            return op._from_logits(x, temperature)
+        return op._log_kernel(centred_logits(x), temperature)
 
     q, converged = (in_blocks if op.sweeps else _call)(kernel, x, temperature)
     if converged is not None:  # inside jit the only sign that no one can overlook

@@ -1,16 +1,19 @@
 """The power transform, softmax with a temperature seen from the probability side."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
+from sparsekd_jax._numerics import row_sum
 from sparsekd_jax.operators.base import (
     Claims,
     SofteningOperator,
     TemperatureRange,
+    centred_log,
     centred_softmax,
     claim,
     log_normalizer,
@@ -45,12 +48,45 @@ class PowerTransform(SofteningOperator):
             },
         )
 
+    def _from_probabilities(self, p: Array, temperature: Array) -> tuple[Array, None]:
+        return _softened(p, temperature), None
+
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, None]:
         scaled = tempered(centred, temperature)
         return scaled - log_normalizer(scaled), None
 
     def _kernel(self, centred: Array, temperature: Array) -> tuple[Array, None]:
         return centred_softmax(tempered(centred, temperature)), None
+
+
+@jax.custom_jvp
+def _softened(p: Array, temperature: Array) -> Array:
+    """q, by logarithms as accurate as a division by T asks for: from T = 1 up one a class is enough."""
+
+    def plain() -> Array:
+        return centred_softmax(jnp.log(p / jnp.max(p, axis=-1, keepdims=True)) / temperature)
+
+    return jax.lax.cond(
+        (temperature >= 1).all(), plain, lambda: centred_softmax(centred_log(p) / temperature)
+    )
+
+
+def _softened_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (p, temperature), (moved, warmed) = primals, tangents
+    q = _softened(p, temperature)
+    positive = p > 0
+    safe = jnp.where(positive, p, 1)
+    slope = jnp.zeros_like(q)  # of log q, up to a constant; at a zero the derivative on the face
+    if not isinstance(moved, SymbolicZero):
+        slope += jnp.where(positive, moved / safe, 0)
+    if not isinstance(warmed, SymbolicZero):
+        top = jax.lax.stop_gradient(jnp.max(p, axis=-1, keepdims=True))
+        slope -= jnp.where(positive, jnp.log(safe / top), 0) * warmed / temperature
+    slope /= temperature
+    return q, q * (slope - row_sum(q * slope))
+
+
+_softened.defjvp(_softened_jvp, symbolic_zeros=True)
 
 
 @jax.custom_jvp

@@ -19,6 +19,7 @@ from sparsekd_jax.operators.base import (
     SofteningOperator,
     TemperatureRange,
     centred_log,
+    centred_logits,
     claim,
     in_blocks,
     log_normalizer,
@@ -89,16 +90,14 @@ class TsallisSoftening(SofteningOperator):
         return Claims(TemperatureRange(), laws)
 
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
-        return self._at_half(
-            lambda x, t, r: _tsallis_half.log_from_centred(x, t, r), self.log_counted, centred, temperature
-        )
+        return self._at_half(_tsallis_half.log_from_logs, self.log_counted, centred, temperature)
 
-    def _kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
+    def _from_logits(self, logits: Array, temperature: Array) -> tuple[Array, Array]:
         def general(x: Array, t: Array) -> tuple[Array, Array]:
-            log_q, converged = self.log_counted(x, t)
+            log_q, converged = self.log_counted(centred_logits(x), t)
             return jnp.exp(log_q), converged
 
-        return self._at_half(_tsallis_half.from_centred, general, centred, temperature)
+        return self._at_half(_tsallis_half.from_logs, general, logits, temperature)
 
     def _from_probabilities(self, p: Array, temperature: Array) -> tuple[Array, Array]:
         def general(x: Array, t: Array) -> tuple[Array, Array]:
@@ -114,17 +113,13 @@ class TsallisSoftening(SofteningOperator):
         x: Array,
         temperature: Array,
     ) -> tuple[Array, Array]:
-        """The square-root form where α = 3/2; of the others only what sweeps goes block by block."""
+        """The square-root form where α = 3/2, the general one elsewhere."""
         r = jnp.asarray(self.alpha, x.dtype) - 1
-
-        def at_half() -> tuple[Array, Array]:
-            return jax.lax.cond(
-                (temperature >= 1).all(),
-                lambda: half(x, temperature, r),
-                lambda: in_blocks(lambda x, t: half(x, t, r), x, temperature),
-            )
-
-        return _either(self._is_half(r), at_half, lambda: in_blocks(general, x, temperature))
+        return _either(
+            self._is_half(r),
+            lambda: half(x, temperature, r),
+            lambda: in_blocks(general, x, temperature),
+        )
 
     def _is_half(self, r: Array) -> Array | bool:
         return r == 0.5

@@ -24,11 +24,11 @@ def network(seed, out=10):
     return models.MLP((64, 32, out), rngs=nnx.Rngs(seed))
 
 
-def run(mesh=None, student=None, plan=PLAN, **options):
+def run(mesh=None, student=None, plan=PLAN, examples=None, **options):
     return distill.run(
         student or network(1),
         network(0),
-        data.digits(),
+        examples or data.digits(),
         plan,
         optimizer=options.pop("optimizer", None) or optax.adamw(1e-3),
         seed=3,
@@ -97,6 +97,30 @@ def data_parallel():
     assert "all-reduce" in text
     assert "f32[16,64]" in text
     assert "f32[128,64]" not in text
+
+
+def teacher_in_every_step():
+    """A teacher that is not cached, and data that comes in batches: both are evaluated where the rows lie."""
+    mesh = jax.make_mesh((8,), ("data",))
+    whole = run()
+    agree(whole, run(mesh, cache_teacher=False))
+    digits = data.digits()
+    order = np.random.default_rng(0).integers(0, len(digits.train_labels), (STEPS, 64))
+    batches = [{"inputs": digits.train_inputs[i], "labels": digits.train_labels[i]} for i in order]
+    streamed = distill.Batches(batches, digits.test_inputs, digits.test_labels)
+    there = run(mesh, examples=streamed)
+    agree(run(examples=streamed), there)
+    with pytest.raises(AssertionError):  # the twin: other batches are told apart
+        agree(whole, there)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = {"checkpoint_dir": folder, "checkpoint_every": 0.0, "keep": 9, "examples": streamed}
+        optimizer = optax.adamw(1e-3)
+        run(mesh, **kept, optimizer=optimizer)
+        agree(run(**kept, optimizer=optimizer, resume=50), there)
+    odd = [{name: array[:60] for name, array in batch.items()} for batch in batches]
+    streamed = distill.Batches(odd, digits.test_inputs, digits.test_labels)
+    with pytest.raises(ValueError, match="batch_size 60 does not divide over the 8 devices"):
+        run(mesh, examples=streamed)
 
 
 def vocabulary_split():

@@ -21,7 +21,10 @@ def start(arguments, devices):
     )
 
 
-@pytest.mark.parametrize("part", ["data_parallel", "vocabulary_split", "losses_split", "resume_elsewhere"])
+PARTS = ["data_parallel", "teacher_in_every_step", "vocabulary_split", "losses_split", "resume_elsewhere"]
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_eight_devices_agree_with_one(part):
     process = start(["tests.distill.meshed", part], 8)
     out, errors = process.communicate(timeout=300)
