@@ -43,8 +43,10 @@ def test_operators_are_set_beside_the_baseline_and_their_rivals(tmp_path):
     assert {"device", "cores", "jax"} <= set(read["machine"])
     (at,) = read["operators"]["shapes"]
     rows = {(row["operator"], row["entry"]): row for row in at["rows"]}
-    ours = [("power", "logits"), ("power", "probabilities"), ("tsallis(1.5)", "logits")]
-    assert list(rows)[:4] == [(operators.BASELINE, "logits"), *ours]
+    ours = [("power", entry) for entry in ("logits", "probabilities", "log")]
+    ours += [("tsallis(1.5)", entry) for entry in ("logits", "probabilities")]
+    ours += [("tsallis(1.5), T = 0.5", "probabilities")]
+    assert list(rows)[:7] == [(operators.BASELINE, "logits"), *ours]
     assert ("scipy brentq: tsallis(1.5)", "probabilities") in rows
     assert rows[operators.BASELINE, "logits"]["ratio"] == 1
     for row in at["rows"]:

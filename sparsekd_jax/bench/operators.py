@@ -5,6 +5,7 @@ the machine falls on all of them; the ratio is the median over rounds of the rat
 are timed under jit, where nothing is validated; validation has a row of its own.
 """
 
+import functools
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -32,12 +33,14 @@ FAMILIES = (
     "euclidean-entropy-projection",
 )
 SLOW = ("tsallis(0.5)", "tsallis(3)")
+COLD = 0.5
+"""T of one more row, of the family whose closed form ends at T = 1."""
 SHAPES = ((8192, 1024), (1024, 32768))
 INPUTS = (
     "softmax of 3 N(0, 1) logits, one row in eight multiplied by 10 (near one-hot); T as given, next to 1 "
     "(1.001) in another row of eight"
 )
-_ENTRIES = {"probabilities": "p", "logits": "z"}
+_ENTRIES = {"probabilities": "p", "logits": "z", "log": "log p"}
 
 
 def batch(shape: tuple[int, int], temperature: float) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -109,12 +112,18 @@ def _at(
         operator = operators.parse(name)
         functions[operator.name, "logits"] = (operator.from_logits, z)
         functions[operator.name, "probabilities"] = (operator, p)
+        if name == "power":
+            functions[name, "log"] = (operator.log, jnp.log(p))
+        if name == "tsallis(1.5)":
+            cold = functools.partial(_at_most, operator, COLD)
+            functions[f"{name}, T = {COLD}", "probabilities"] = (cold, p)
     rows: list[dict[str, Any]] = []
     calls: list[Call] = []
     for (name, entry), (function, x) in functions.items():
         progress(f"{shape}: compiling {name} from {entry}")
         forward = compiled(function, x, t)
-        error = float(np.abs(rows_of(forward.run(x, t)).sum(-1) - 1).max())  # the warm-up
+        found = rows_of(forward.run(x, t))  # the warm-up
+        error = float(np.abs((np.exp(found) if entry == "log" else found).sum(-1) - 1).max())
         rows.append(_row(name, entry, forward.seconds, forward.temporaries_mb, error))
         calls.append(forward.call(x, t))
     slopes: list[Call] = []
@@ -151,6 +160,10 @@ def _at(
             row["gradient_ms"] = round(1e3 * slope, 3)
             row["gradient_ratio"] = round(slope / statistics.median(own), 2)
     return {"shape": list(shape), "rows": rows}
+
+
+def _at_most(operator: Callable[..., Any], highest: float, p: jax.Array, t: jax.Array) -> jax.Array:
+    return operator(p, jnp.minimum(t, highest))
 
 
 def _row(
