@@ -62,13 +62,14 @@ wheel: $(VENV)/.extra-dev ## Build sdist and wheel in dist/, and run tests again
 	rm -rf dist build
 	$(BIN)/python -m build --outdir dist .
 	$(PIP) --no-deps --target build/installed dist/*.whl
-	cp -r tests docs pyproject.toml build
+	cp -r tests docs benchmarks pyproject.toml build
 	cd build && PYTHONPATH=installed ../$(BIN)/python -c \
 	  "import sparsekd_jax as s; assert '/build/installed/' in s.__file__, s.__file__"
 	cd build && PYTHONPATH=installed ../$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(WHEEL_TESTS)
 
 bench: $(VENV)/.extra-bench $(VENV)/.extra-dev ## Time everything on this machine; writes the committed tables
 	$(BIN)/sparsekd bench --json benchmarks/results.json --markdown benchmarks/results.md --figure docs/figures/roofline.svg
+	$(BIN)/python -m benchmarks.goals
 
 docs: $(VENV)/.extra-docs ## Redraw the figures and tables from a run, then build the site strictly
 	$(BIN)/python docs/build_pages.py

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sparsekd_jax as skd
+from benchmarks import goals
 from sparsekd_jax.bench import (
     axiom_checks,
     fused_loss,
@@ -15,6 +16,7 @@ from sparsekd_jax.bench import (
     operators,
     reading,
     rivals,
+    startup,
     target_cache,
     timing,
     training,
@@ -133,6 +135,27 @@ def test_a_cache_is_weighed_and_float16_has_its_price():
     assert narrow["bytes_per_token"] < wide["bytes_per_token"] < result["plain_bytes"]
     assert 0 <= wide["kl_mean"] < 1e-12 < narrow["kl_mean"] <= narrow["kl_max"] < 1e-5
     assert target_cache.table(result).row_count == 2
+
+
+def test_start_up_is_set_beside_jax():
+    result = startup.measure(rounds=1)
+    assert [row["command"] for row in result["rows"]] == list(startup.COMMANDS)
+    assert all(row["median_s"] > 0 for row in result["rows"])
+    assert startup.table(result).row_count == len(startup.COMMANDS) + 1
+
+
+def test_every_goal_is_measured_and_one_that_is_not_met_says_why():
+    results = json.loads((goals.HERE / "results.json").read_text())
+    page = goals.page(results)
+    assert (goals.HERE / "goals.md").read_text() == page, "run python -m benchmarks.goals"
+    lines = page.splitlines()[2:]
+    assert len(lines) == len(goals.GOALS)
+    assert "not measured" not in page
+    assert not [line for line in lines if line.endswith("**not met** |")]
+    # The twin: a slower library is told so.
+    results["startup"]["operators_over_jax_s"] = 1.0
+    (line,) = (line for line in goals.page(results).splitlines() if "import of operators" in line)
+    assert line.endswith("| ≤ 0.3 | 1 | **not met** |")
 
 
 @pytest.fixture

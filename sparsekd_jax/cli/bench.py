@@ -20,6 +20,7 @@ class What(enum.StrEnum):
     TRAINING = "training"
     READING = "reading"
     CACHE = "cache"
+    STARTUP = "startup"
     ALL = "all"
 
 
@@ -60,6 +61,7 @@ def bench(
         machine,
         operators,
         reading,
+        startup,
         target_cache,
         training,
     )
@@ -81,6 +83,7 @@ def bench(
         What.TRAINING: (training, {}),
         What.READING: (reading, {}),
         What.CACHE: (target_cache, {}),
+        What.STARTUP: (startup, {}),
     }
     tables = []
     with console.status("") as status:
