@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -60,6 +61,19 @@ def entropy_density(log_x: Array, x: Array) -> Array:
 def at_least_float32(dtype: Any) -> Any:
     """The dtype to compute in: float32 for bfloat16 and float16, any other as it is."""
     return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
+@jax.custom_jvp
+def quotient(x: Array, y: Array) -> Array:
+    """``x/y`` whose derivatives never form ``1/y²``, which overflows for a y that x/y is finite at."""
+    return x / y
+
+
+@quotient.defjvp
+def _quotient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (_, y), (x_dot, y_dot) = primals, tangents
+    ratio = quotient(*primals)
+    return ratio, (x_dot - ratio * y_dot) / y
 
 
 def row_sum(x: Array) -> Array:

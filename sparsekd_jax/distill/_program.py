@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
 from sparsekd_jax import sparsity
-from sparsekd_jax.distill.divergences import Divergence
+from sparsekd_jax.distill.divergences import Divergence, times, widened
 from sparsekd_jax.distill.losses import (
     Operator,
     cross_entropy,
@@ -81,7 +81,7 @@ def observed(tail: str) -> Objective:
 
 def _with_labels(distance: Array, logits: Array, batch: Batch, knobs: Any) -> tuple[Array, dict[str, Array]]:
     entropy = cross_entropy(logits, batch["labels"])
-    loss = (1 - knobs["alpha"]) * knobs["scale"] * distance + knobs["alpha"] * entropy
+    loss = times((1 - knobs["alpha"]) * knobs["scale"], distance) + times(knobs["alpha"], entropy)
     return loss, {"divergence": distance, "cross_entropy": entropy}
 
 
@@ -89,7 +89,7 @@ def _loss_of(graphdef: Any, objective: Objective, arrays: Batch, knobs: PyTree) 
     def loss_of(params: PyTree, rest: PyTree, rows: Array) -> Any:
         model = nnx.merge(graphdef, params, rest, copy=True)  # its own variables, which this trace may write
         batch = jax.tree.map(lambda array: array[rows], arrays)
-        loss, parts = objective(model(batch["inputs"]), batch, knobs)
+        loss, parts = objective(widened(model(batch["inputs"])), batch, knobs)
         _, _, rest = split(model)
 
         def mean(values: Array) -> Array:
@@ -197,7 +197,7 @@ def _in_slices(function: Callable[[Any], Any], arrays: PyTree, size: int) -> tup
 @jax.jit
 def soften_targets(operator: Operator, logits: Array, temperature: Array) -> Array:
     """``log F_T(softmax z)``, the targets of a stage."""
-    return soften_log_probs(operator, jax.nn.log_softmax(logits, axis=-1), temperature)
+    return soften_log_probs(operator, jax.nn.log_softmax(widened(logits), axis=-1), temperature)
 
 
 @jax.jit

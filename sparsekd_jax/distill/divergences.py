@@ -33,7 +33,7 @@ _NEAR = 0.5
 """|log p − log q| below which a term is taken from a series."""
 
 
-def at_least_float32(x: Any) -> Array:
+def widened(x: Any) -> Array:
     """bfloat16 and float16 as float32; anything else as it is."""
     x = jnp.asarray(x)
     return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
@@ -41,7 +41,7 @@ def at_least_float32(x: Any) -> Array:
 
 def blank_rows(x: Any, mask: Array | None, value: float = 0.0) -> Array:
     """Rows outside the mask replaced before anything is computed: NaN there reaches no value, no gradient."""
-    x = at_least_float32(x)
+    x = widened(x)
     return x if mask is None else jnp.where(mask[..., None], x, value)
 
 
@@ -113,7 +113,7 @@ def kl_from_logs(log_p: LogProbs, log_q: LogProbs) -> PerRow:
     0.6931
     """
     if jnp.result_type(log_p) in (jnp.bfloat16, jnp.float16):
-        return _bregman_kl(at_least_float32(log_p), at_least_float32(log_q))
+        return _bregman_kl(widened(log_p), widened(log_q))
     has_p, has_q, both, safe_p, _ = _support(log_p, log_q)
     safe_q = jnp.where(both, log_q, 0)
     terms = jnp.where(both, jnp.exp(safe_p) * (safe_p - safe_q), 0)
@@ -137,7 +137,7 @@ def reverse_kl_from_logs(log_p: LogProbs, log_q: LogProbs) -> PerRow:
     >>> float(reverse_kl_from_logs(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([1.0, 0.0]))))
     0.6931
     """
-    return _bregman_kl(at_least_float32(log_q), at_least_float32(log_p))
+    return _bregman_kl(widened(log_q), widened(log_p))
 
 
 def total_variation_from_logs(log_p: LogProbs, log_q: LogProbs) -> PerRow:
@@ -155,7 +155,7 @@ def total_variation_from_logs(log_p: LogProbs, log_q: LogProbs) -> PerRow:
     >>> float(total_variation_from_logs(jnp.log(jnp.array([1.0, 0.0])), jnp.log(jnp.array([0.5, 0.5]))))
     0.5
     """
-    log_p, log_q = at_least_float32(log_p), at_least_float32(log_q)
+    log_p, log_q = widened(log_p), widened(log_q)
     has_p, has_q, both, safe_p, safe_q = _support(log_p, log_q)
     p, q = jnp.where(has_p, jnp.exp(safe_p), 0), jnp.where(has_q, jnp.exp(safe_q), 0)
     near = _gap(jnp.where(both, safe_p, 0), jnp.where(both, safe_q, 0))
@@ -227,7 +227,7 @@ class JensenShannon:
 
     def __call__(self, log_p: LogProbs, log_q: LogProbs) -> PerRow:
         """JS_β of each row: ``[..., K]`` and ``[..., K]`` to ``[...]`` in nats."""
-        log_p, log_q = at_least_float32(log_p), at_least_float32(log_q)
+        log_p, log_q = widened(log_p), widened(log_q)
         has_p, has_q, both, safe_p, safe_q = _support(log_p, log_q)
         terms = _js_term(self.beta, jnp.where(both, safe_p, 0), jnp.where(both, safe_q, 0))
         only_p = -self.beta * math.log(self.beta) * jnp.exp(safe_p)

@@ -85,9 +85,11 @@ def ensemble(
         resample: "data" draws rows anew for each member; "seed" gives all of them the first ``size`` rows.
         batch_size: examples a step, at most ``size``.
         where: which parameters may lose weights.
-        vmap: train all members in one program a plan, by `run_many`, which asks for plans that it takes. The
-            same members, to the rounding of batched products; what pays on a GPU need not on a CPU.
-        on_progress: called with (members done, m).
+        vmap: train all teachers in one program, and all students of a plan in one, by `run_many`: the same
+            members, to the rounding of batched products, of plans that it takes (scored by magnitude, taught
+            by the original teacher, no stage that ends early). 20 members of digits took 0.78 of the time on
+            two CPU cores; no GPU was at hand.
+        on_progress: called with (members done, m); with ``vmap`` when all are trained.
 
     Returns:
         Probabilities of teachers and students, for `theory.bias_variance.compare`.
@@ -115,10 +117,6 @@ def ensemble(
         raise ValueError(f"size must lie in [1, {rows}], the training examples, got {size}")
     if resample not in ("data", "seed"):
         raise ValueError(f"resample must be 'data' or 'seed', got {resample!r}")
-    beside = {"test_inputs": data.test_inputs, "test_labels": data.test_labels}
-    beside |= {name: getattr(data, name, None) for name in ("validation_inputs", "validation_labels")}
-    weights = getattr(data, "train_weights", None)
-    probes = jnp.asarray(data.test_inputs)
     draws = [_draw(seed, member, rows, size, resample) for member in range(members)]
     settings: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch_size}
     if vmap:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from sparsekd_jax import sparsity
 from sparsekd_jax._durable import fingerprint
+from sparsekd_jax._numerics import at_least_float32
 from sparsekd_jax.distill import _observed, _program
 from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import Batches, DataSet, require_classes, require_examples
@@ -400,6 +401,7 @@ def _lesson(
         operator = _program.as_pytree(operator)
     params = taught_by[1] if isinstance(taught_by, tuple) else taught_by
     dtype = jnp.result_type(*[a for a in jax.tree.leaves(params) if jnp.issubdtype(a.dtype, jnp.floating)])
+    dtype = at_least_float32(dtype)
     knobs: dict[str, Any] = {
         "operator": operator if plan.soften_student else None,
         "temperature": jnp.asarray(stage.temperature, dtype),

@@ -309,7 +309,7 @@ def weighted_sum(
     >>> float((one + rest).mean), float((one.mean + rest.mean) / 2)
     (0.01, 0.5)
     """
-    losses = divergences.at_least_float32(losses)
+    losses = divergences.widened(losses)
     if weights is None:
         return WeightedSum(jnp.sum(losses), jnp.asarray(losses.size, losses.dtype))
     w = jnp.asarray(weights).astype(losses.dtype)

@@ -1,6 +1,7 @@
 """Many runs in one compiled program: seeds, temperatures, weights and hyper-parameters as a vmapped axis."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import optax  # type: ignore[import-untyped]
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
+from sparsekd_jax._numerics import at_least_float32
 from sparsekd_jax.distill import _program
 from sparsekd_jax.distill._sources import (
     DataSet,
@@ -24,7 +26,7 @@ from sparsekd_jax.distill.loop import Result, require_same_classes, teacher_logi
 from sparsekd_jax.distill.plan import Plan
 from sparsekd_jax.operators.base import SofteningOperator
 from sparsekd_jax.sparsity import Select, is_kernel
-from sparsekd_jax.sparsity._arguments import require_optimizer
+from sparsekd_jax.sparsity._arguments import require_optimizer, require_select, whole
 
 
 def run_many(
@@ -43,11 +45,14 @@ def run_many(
 ) -> list[Result]:
     """`run` for M members at once: ``jax.vmap`` over everything that differs between them.
 
+    Plans prune by magnitude, are taught by the original teacher (a module or its logits, not a partial one),
+    and have no stage that ends early; histories have no columns of a validation half.
+
     Members share the architecture, the data, the steps and the sparsity of every stage; they may differ in
     initial weights, teacher, seed, temperature, α, scale, learning rate, and the real hyper-parameters of one
     operator family, such as the α of `TsallisSoftening`. Each member gets what `run` would have given it, to
-    the rounding of batched matrix products. What pays on a GPU need not on a CPU: `sparsekd bench training`
-    says from which M.
+    the rounding of batched matrix products. `sparsekd bench training` says from which M this pays on the
+    machine at hand.
 
     Args:
         students: M modules of one architecture; untouched.
@@ -82,7 +87,10 @@ def run_many(
     for argument, given in (("students", students), ("teachers", teachers), ("seeds", seeds)):
         if not hasattr(given, "__len__"):
             raise TypeError(f"{argument} is a {type(given).__name__}; give a list, one a member")
+    record_every = whole("record_every", record_every)
+    seeds = [whole(f"seeds[{i}]", seed, least=-math.inf) for i, seed in enumerate(seeds)]
     require_optimizer("optimizer", optimizer)
+    require_select(where)
     require_data(data)
     size = len(students)
     plans = [plans] * size if isinstance(plans, Plan) else list(plans)
@@ -210,6 +218,7 @@ def _require_finite(first_bad: Any, stage: int, step: int, total: int, before: P
 
 def _knobs(plans: Sequence[Plan], stage: int, dtype: Any) -> tuple[Any, dict[str, Any]]:
     """The softener of the targets and what the scan asks for, stacked: ``[M]`` arrays, operators of them."""
+    dtype = at_least_float32(dtype)
     softeners = [
         plan.operator if isinstance(plan.operator, SofteningOperator) else _program.as_pytree(plan.operator)
         for plan in plans

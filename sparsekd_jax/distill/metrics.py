@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from sparsekd_jax.distill.divergences import widened
 from sparsekd_jax.distill.losses import cross_entropy
 
 NUM_BINS = 15
@@ -80,6 +81,7 @@ def tally(
     >>> t.accuracy, round(t.mean_nll, 4)
     (0.5, 0.7201)
     """
+    logits = widened(logits)  # a count in bfloat16 stops at 256
     w = jnp.ones(labels.shape, logits.dtype) if weights is None else weights.astype(logits.dtype)
     probs = jax.nn.softmax(logits, axis=-1)
     confidence = jnp.max(probs, axis=-1)

@@ -257,21 +257,28 @@ def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
     off = jnp.isneginf(centred)
     p = jax.nn.softmax(centred, axis=-1)
     c, dc = jnp.where(off, 0, centred), jnp.where(off, 0, moved)
-    dp = p * (dc - row_sum(p * dc))
+    flow = dc - row_sum(p * dc)
+    dp = p * flow  # it sums to 0
     # d of D(p)/T: −(entropy that q must have).
     deficit = row_sum(p * (c - log_normalizer(centred))) + math.log(c.shape[-1])
-    lowered = (row_sum(dp * c) - deficit / temperature * warmed) / temperature
     on = ~jnp.isneginf(log_q)
     rho = jnp.where(on, log_q, 0)
     q = jnp.where(on, jnp.exp(rho), 0)
-    stiff = jnp.where(on, q + a, 1)
-    weight = q / stiff
-    weight = weight / row_sum(weight)
-    dp = dp - row_sum(weight * dp)
+    stiff = jnp.where(on, jnp.maximum(q + a, jnp.finfo(q.dtype).tiny), 1)
+    share = jnp.where(on, q / stiff, 0)
+    scale = row_sum(share)
+    weight = share / scale
     rho = rho - row_sum(weight * rho)
-    scale = row_sum(q / stiff)
     square = scale * row_sum(weight * rho**2)
+    # At T = 1, where a = 0 and q = p, p moves neither a nor c, and no rounding of that may be divided by q.
+    at_one = temperature == 1
+    pull, push = share * rho - c / temperature, weight
+    pull -= jax.lax.stop_gradient(jnp.where(at_one, pull, 0))
+    push -= jax.lax.stop_gradient(jnp.where(at_one, push, 0))
     flat = square == 0
-    da = jnp.where(flat, 0, (scale * row_sum(weight * rho * dp) - lowered) / jnp.where(flat, 1, square))
-    d_log_q = jnp.where(on, (dp - rho * da) / stiff, 0)
+    da = row_sum(pull * dp) + deficit / temperature**2 * warmed
+    da = jnp.where(flat, 0, da / jnp.where(flat, 1, square))
+    kept = p / stiff
+    kept += jax.lax.stop_gradient(jnp.where(at_one & on, 1 - kept, 0))  # where both underflow too
+    d_log_q = jnp.where(on, kept * flow - (row_sum(push * dp) + rho * da) / stiff, 0)
     return (log_q, a, converged), (d_log_q, da, no_tangent(converged))

@@ -1,6 +1,7 @@
 """The convex mixture with the uniform distribution, and its continuation below T = 1."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -118,7 +119,11 @@ class ConvexMixture(SofteningOperator):
             return warm, None
 
         def with_cold() -> Array:
+            # Exactly log p at T = 1, with the derivative in T.
+            limit = math.log(jnp.finfo(p.dtype).max) - 10
+            raised = mixed * (jnp.exp(jnp.minimum(-safe_log_p, limit)) / num_classes - 1)
+            at_one = jnp.where(off, log_p, safe_log_p + jnp.log1p(jnp.where(temperature == 1, raised, 0)))
             cold = simplex.safe_log(simplex.project(p / temperature))
-            return jnp.where(temperature == 1, log_p, jnp.where(temperature > 1, warm, cold))
+            return jnp.where(temperature == 1, at_one, jnp.where(temperature > 1, warm, cold))
 
         return jax.lax.cond((temperature > 1).all(), lambda: warm, with_cold), None

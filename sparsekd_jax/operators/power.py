@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
-from sparsekd_jax._numerics import row_sum
+from sparsekd_jax._numerics import quotient, row_sum
 from sparsekd_jax.operators.base import (
     Claims,
     SofteningOperator,
@@ -72,18 +72,18 @@ def _softened(p: Array, temperature: Array) -> Array:
 
 
 def _softened_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    (p, temperature), (moved, warmed) = primals, tangents
+    (p, temperature), (p_dot, temperature_dot) = primals, tangents
     q = _softened(p, temperature)
     positive = p > 0
     safe = jnp.where(positive, p, 1)
-    slope = jnp.zeros_like(q)  # of log q, up to a constant; at a zero the derivative on the face
-    if not isinstance(moved, SymbolicZero):
-        slope += jnp.where(positive, moved / safe, 0)
-    if not isinstance(warmed, SymbolicZero):
-        top = jax.lax.stop_gradient(jnp.max(p, axis=-1, keepdims=True))
-        slope -= jnp.where(positive, jnp.log(safe / top), 0) * warmed / temperature
-    slope /= temperature
-    return q, q * (slope - row_sum(q * slope))
+    flow = jnp.zeros_like(q)  # q d log q, up to a multiple of q; at a zero the derivative on the face
+    if not isinstance(p_dot, SymbolicZero):
+        flow += jnp.where(positive, quotient(q, safe) * p_dot, 0)
+    if not isinstance(temperature_dot, SymbolicZero):
+        logs = jnp.where(positive, centred_log(p), 0)
+        flow -= q * logs * (temperature_dot / temperature)
+    flow /= temperature
+    return q, flow - q * row_sum(flow)
 
 
 _softened.defjvp(_softened_jvp, symbolic_zeros=True)

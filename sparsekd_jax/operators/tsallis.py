@@ -42,7 +42,7 @@ class TsallisSoftening(SofteningOperator):
       alpha: scalar α > 0, a differentiable leaf (vmap over a family by an array of them).
 
     d is found by bracketed Newton on a logarithmic unknown, derivatives by the implicit function theorem; at
-    α = 3/2, T ≥ 1 it has a closed form.
+    α = 3/2 it has a closed form for T ≥ 1, and for T < 1 Newton's method descends to it monotonically.
     Tolerance and errors: see `SofteningOperator`; a root that is not found raises `ConvergenceError`. In
     float32 with α ≥ 4 and T < 1, Σq − 1 may reach eps^(1/(α − 1)), from classes next to the threshold.
 

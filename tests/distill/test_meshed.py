@@ -21,7 +21,8 @@ def start(arguments, devices):
     )
 
 
-PARTS = ["data_parallel", "teacher_in_every_step", "vocabulary_split", "losses_split", "resume_elsewhere"]
+PARTS = ["data_parallel", "vocabulary_split", "losses_split", "resume_elsewhere"]
+PARTS += [pytest.param("teacher_in_every_step", marks=pytest.mark.nightly)]
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -107,3 +107,14 @@ def test_one_seed_has_a_mean_and_no_interval():
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_bfloat16_logits_are_counted_in_float32():
+    """bfloat16 counts 1347 as 1344, and adding ones to a bin stops at 256."""
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(1347, 3)), jnp.bfloat16)
+    labels = jnp.asarray(rng.integers(0, 3, 1347))
+    narrow, wide = distill.tally(logits, labels), distill.tally(logits.astype(jnp.float32), labels)
+    assert float(narrow.count) == 1347
+    for one, other in zip(jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -8,7 +8,7 @@ import pytest
 from sparsekd_jax import operators
 from sparsekd_jax.operators import base
 
-FAMILIES = ("tsallis(0.5)", "entropy-projection", "euclidean-entropy-projection")
+FAMILIES = ("tsallis(0.5)", "tsallis(1.5)", "entropy-projection", "euclidean-entropy-projection")
 ROWS, CLASSES = 23, 7
 
 
@@ -16,7 +16,7 @@ ROWS, CLASSES = 23, 7
 def rows():
     rng = np.random.default_rng(0)
     log_p = np.log(rng.dirichlet(np.full(CLASSES, 0.6), ROWS) + 1e-3)
-    t = jnp.asarray(rng.uniform(1, 5, ROWS), jnp.float32)
+    t = rng.uniform(1, 5, ROWS).astype(np.float32)
     return jax.nn.log_softmax(jnp.asarray(log_p, jnp.float32), axis=-1), t
 
 
@@ -31,8 +31,12 @@ def value_and_slopes(name, log_p, t):
     return log_q, *slopes
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.nightly if x == "tsallis(0.5)" else ()) for x in FAMILIES]
+)
 def test_blocks_do_not_show(name, rows, monkeypatch):
+    if name == "tsallis(1.5)":  # below T = 1 alone it searches
+        rows = rows[0], np.where(np.arange(ROWS) % 2, rows[1], 0.6 + rows[1] / 20)
     whole = jax.jit(lambda *x: value_and_slopes(name, *x))(*rows)
     monkeypatch.setattr(base, "BLOCK", 5 * CLASSES)  # five blocks of four rows, and three rows left
     taken = []

@@ -22,7 +22,7 @@ class RateFit:
     """A fitted rate ``a + b·n^(−γ)`` and what the data say of γ.
 
     Attributes:
-        gamma: γ, the maximum likelihood estimate.
+        gamma: γ, the maximum likelihood estimate, or the end of `GAMMAS` where the likelihood still rises.
         a: floor, in the unit of the values: fitted, or as given.
         b: amplitude, in the unit of the values.
         low: lower bound of γ's profile-likelihood interval; None without one.
@@ -76,7 +76,7 @@ def fit_rate(
 
     Raises:
         ValueError: fewer than five n, shapes that do not fit, n not increasing, values that are not finite,
-            rho outside [0, 1), level outside (0, 1).
+            a floor that is not finite, rho outside [0, 1), level outside (0, 1).
 
     γ is searched in `GAMMAS` and refined to 1e-6 relative, its bounds to rounding.
 
@@ -91,7 +91,7 @@ def fit_rate(
     y, n = _checked(values, stages, floor, rho, level)
     replicates, size = y.shape
     whiten = _whitener(y)
-    exact = whiten is None
+    singular = whiten is None
     weights = np.eye(size) if whiten is None else whiten
     mean = weights @ (y.mean(0) - (floor or 0.0))
     one = weights @ np.ones(size) if floor is None else None
@@ -105,7 +105,7 @@ def fit_rate(
     a = a if floor is None else floor
 
     against = _faults_of_design(n, rho)
-    if exact:
+    if singular:
         against.append(
             f"{replicates} replicates give no regular covariance of {size} stages: an interval needs more "
             f"than {size} of them, not identical"
@@ -211,10 +211,13 @@ def _faults_of_design(n: np.ndarray, rho: float | None) -> list[str]:
 
 
 def _faults_of_fit(low: float, high: float, misfit: float) -> list[str]:
+    found = []
     if misfit < _MISFIT:
-        return [f"the means do not follow a + b·n^(−γ) (p = {misfit:.2g}), so no γ describes them"]
+        found.append(f"the means do not follow a + b·n^(−γ) (p = {misfit:.2g}), so no γ describes them")
     if low <= GAMMAS[0] or high >= GAMMAS[-1]:
-        return [f"γ in [{low:.3g}, {high:.3g}] reaches an end of what was searched: no bound on that side"]
-    if high >= 2 * low:
-        return [f"γ in [{low:.3g}, {high:.3g}] is wider than a factor 2"]
-    return []
+        found.append(
+            f"γ in [{low:.3g}, {high:.3g}] reaches an end of what was searched: no bound on that side"
+        )
+    elif high >= 2 * low:
+        found.append(f"γ in [{low:.3g}, {high:.3g}] is wider than a factor 2")
+    return found
