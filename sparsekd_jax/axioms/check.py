@@ -41,7 +41,7 @@ class Budget:
 
     @classmethod
     def deep(cls) -> "Budget":
-        """Ten times the default, for a nightly run."""
+        """For a nightly run: ten times the cases, twenty times the search, four times the shrinking."""
         return cls(sweep=30_000, limits=2_000, search=500, shrink=1_000)
 
 
@@ -226,7 +226,8 @@ class _Run:
                 batch = case_makers.sweep(k, where, size, self.seed)
                 known = case_makers.corpus(k, where) if self.corpus else None
                 if known is not None:
-                    batch = Cases.concatenate([batch, known])
+                    # First, since the laws that follow a case at length examine only the first ones.
+                    batch = Cases.concatenate([known, batch])
                 self._seen[key].append(Observation(self.evaluator, batch, where))
         return self._seen[key]
 
@@ -277,7 +278,7 @@ class _Run:
 
 
 class _Tally:
-    """What has been seen of one law: how many cases, the worst margins, and where."""
+    """What has been seen of one law: how many cases it speaks of, the worst margins, and where."""
 
     def __init__(self, law: Law, forgiven: float) -> None:
         self.law = law
@@ -298,7 +299,7 @@ class _Tally:
 
     def add(self, batch: Cases, margins: Margins) -> None:
         broken, interior = self._broken(margins), batch.interior
-        self.count += len(batch)
+        self.count += int((~np.isposinf(margins.margin)).sum())
         if margins.decided is not None:
             self.undecided += int((interior & ~margins.decided).sum())
         self.always_equal &= margins.equal is not None and bool(margins.equal.all())

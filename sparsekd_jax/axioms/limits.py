@@ -118,7 +118,8 @@ def _jumps_along_segments(seen: Observation) -> tuple[Margins, Margins]:
     sides = [np.take_along_axis(f, where, -1)[:, 0] for f in (f_a, f_b)]
 
     def of(rows: np.ndarray, part: slice) -> Margins:
-        margin, left, right = np.where(broken, -np.inf, 0.0), np.zeros(n), np.zeros(n)
+        # +inf: a segment that is not followed says nothing.
+        margin, left, right = np.where(broken, -np.inf, np.inf), np.zeros(n), np.zeros(n)
         margin[rows] = np.where(broken[rows], -np.inf, np.where(survives[part], -jump[part], 0.0))
         left[rows], right[rows] = sides[0][part], sides[1][part]
         return Margins(margin, left, right)
@@ -130,7 +131,7 @@ def _jump_onto_face(seen: Observation) -> Margins:
     """Towards an exact zero step by 2^−250 and fit the decay: power at T = 3 still moves by 2^−83 there."""
     cases, soften = seen.cases, seen.evaluator.soften
     n = len(cases)
-    margin, left, right = np.zeros(n), np.zeros(n), np.zeros(n)
+    margin, left, right = np.full(n, np.inf), np.zeros(n), np.zeros(n)
     rows = np.flatnonzero((cases.p == 0).any(-1))[: seen.evaluator.segments // 2]
     if len(rows):
         p = cases.p[rows]
@@ -155,7 +156,10 @@ def _jump_onto_face(seen: Observation) -> Margins:
 
 
 def finite_gradients(seen: Observation) -> Margins:
-    """Difference quotients at steps 1e-5, 1e-8 and 1e-11: a finite gradient lets them settle."""
+    """Difference quotients at steps 1e-5, 1e-8 and 1e-11: a finite gradient lets them settle.
+
+    The first 256 cases are examined; of the others nothing is said (+inf).
+    """
     cases, soften = seen.cases, seen.evaluator.soften
     n = len(cases)
     rows = np.arange(min(n, 256))
@@ -170,7 +174,7 @@ def finite_gradients(seen: Observation) -> Margins:
         # log(1/h), changes by as much again or more. Rounding adds about ulp/h.
         first, second = quotients[1] - quotients[0], quotients[2] - quotients[1]
         grows = (second > 0.5 * first) & (second > 5e-3 * np.maximum(1, quotients[1]))
-    margin, left, right = np.zeros(n), np.zeros(n), np.zeros(n)
+    margin, left, right = np.full(n, np.inf), np.zeros(n), np.zeros(n)
     margin[rows] = np.where(np.isfinite(quotients[2]), np.where(grows, -quotients[2], 0.0), -np.inf)
     left[rows], right[rows] = quotients[2], quotients[1]
     return Margins(margin, left, right)

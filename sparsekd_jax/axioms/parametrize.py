@@ -20,16 +20,15 @@ class LawTest:
     def assert_holds(self, operator: Softener, **options: Any) -> LawResult:
         """Check this law; raise `AssertionError` with formula, witness and margin if its claim is broken.
 
-        Where a failure is expected, the absence of a violation is the error: an expectation that no longer
-        holds does not pass unseen.
+        Where a failure is expected, its absence is the error, so that a stale expectation does not pass
+        unseen: the claim must be broken or, of a law that is not claimed, a violation found.
         """
         options.setdefault("temperature_range", self.temperature_range)
         report = check(operator, laws=(self.law,), **options)
         result = report[self.law]
-        # What lies outside a claim, such as a zero of p where the interior is claimed, always has a witness.
-        broken = result.witness is not None if result.claim is None else not result.ok
-        # Raised, not asserted: `python -O` must not turn a check off.
-        if self.expected_failure is None:
+        # A law claimed on the interior has a witness on the boundary that breaks no claim.
+        broken = not result.ok if result.claim is not None else result.witness is not None
+        if self.expected_failure is None:  # raised, not asserted: `python -O` drops an assert
             if not result.ok:
                 raise AssertionError(report.explain())
         elif not broken:
@@ -37,10 +36,8 @@ class LawTest:
                 f"{report.operator} no longer breaks {self.law}, which was expected because: "
                 f"{self.expected_failure}. Remove the expectation."
             )
-        else:
-            assert result.witness is not None  # a broken law has one
-            if result.witness.replay(operator) >= -result.law.tolerance:
-                raise AssertionError(f"the witness {result.witness} does not replay")
+        elif result.witness is None or not result.witness.replay(operator) < -result.law.tolerance:
+            raise AssertionError(f"the witness {result.witness} does not replay")
         return result
 
 

@@ -39,7 +39,7 @@ class LawResult:
       verdict: "holds" (no violation in the recorded cases), "holds on the interior" (violated only where some
         class has no mass), "fails" (violated in the interior), "undecided" or "not applicable".
       claim: what the operator claims of this law, or None.
-      cases: how many cases were tried.
+      cases: of how many cases the law speaks: tried, less those it does not apply to or did not examine.
       margin: the worst margin; violated below −tolerance.
       witness: the shrunk violation, where there is one.
       always_equal: the outputs never changed with T, so that the law holds only as an equality.

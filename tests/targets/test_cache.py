@@ -39,7 +39,7 @@ def test_the_largest_ids_fit(rows, tmp_path):
     top = TopK(
         np.array([[vocab_size - 1, 0, -1]], np.int32),
         np.array([[-1, -2, -np.inf]], np.float32),
-        np.array([0.4], np.float32),
+        np.array([1 - np.exp(-1) - np.exp(-2)], np.float32),
         np.array([1], np.int32),
         vocab_size,
     )
@@ -219,22 +219,34 @@ def broken(**changes):
 
 
 NAN = float("nan")
+ROW = topk(4, ragged=False).log_probs[1]
+SWAPPED = ((1, [1, 2]), ROW[[2, 1]])
+WITHOUT_LAST = 1 - np.exp(ROW[:5].astype(np.float64)).sum()
 
 
 @pytest.mark.parametrize(
     ("target", "says"),
     [
-        (broken(ids=((2, 1), V)), "ids, row 2: holds 300"),
-        (broken(ids=((2, 1), -2)), "ids, row 2: holds -2"),
-        (broken(ids=((1, 2), -1)), r"ids, row 1: an entry follows padding; move"),
-        (broken(ids=((3, slice(0, 2)), 9)), "ids, row 3: holds 9 twice"),
-        (broken(log_probs=((1, 4), NAN)), "log_probs, row 1: holds nan at entry 4"),
-        (broken(log_probs=((1, 4), 0.1)), "log_probs, row 1: holds 0.1 at entry 4"),
-        (broken(ids=((1, 5), -1)), "log_probs, row 1: .* −inf at padding"),
-        (broken(tail_mass=(2, -0.1)), "tail_mass, row 2: -0.1"),
-        (broken(tail_mass=(2, NAN)), "tail_mass, row 2: nan"),
-        (broken(num_ranked=(0, 7)), "num_ranked, row 0: 7 of 6"),
-        (broken(log_probs=((1, 4), -1e5)), "log_probs, row 1: -100000 is beyond float16"),
+        (broken(ids=((2, 1), V)), "ids, row 2: contains 300"),
+        (broken(ids=((2, 1), -2)), "ids, row 2: contains -2"),
+        (broken(ids=((1, 2), -1)), r"ids, row 1: has padding .* before a token; move"),
+        (broken(ids=((3, slice(0, 2)), 9)), "ids, row 3: holds token 9 twice"),
+        (broken(log_probs=((1, 4), NAN)), "log_probs, row 1: contains nan at entry 4"),
+        (broken(log_probs=((1, 4), 0.1)), "log_probs, row 1: contains 0.1 at entry 4"),
+        (broken(ids=((1, 5), -1)), "log_probs, row 1: contains .* at entry 5; .* −inf .* at padding"),
+        (broken(tail_mass=(2, -0.1)), "tail_mass, row 2: is -0.1"),
+        (broken(tail_mass=(2, NAN)), "tail_mass, row 2: is nan"),
+        (broken(num_ranked=(0, 7)), "num_ranked, row 0: is 7, of 6 entries"),
+        (broken(tail_mass=(2, 0.9)), "tail_mass, row 2: is 0.9, which completes the row to"),
+        (broken(log_probs=SWAPPED), "log_probs, row 1: rises at entry 2"),
+        (
+            broken(log_probs=SWAPPED, num_ranked=(1, 2)),
+            "log_probs, row 1: entry 2 is not ranked and has more",
+        ),
+        (
+            broken(log_probs=((1, 5), -1e5), num_ranked=(1, 5), tail_mass=(1, WITHOUT_LAST)),
+            "is beyond float16",
+        ),
         (Dense(np.zeros((2, 3), np.float32)), "log_probs, row 0: sums to 3"),
         (samples(3), "float16 is for log-probabilities"),
     ],
@@ -248,7 +260,7 @@ def test_what_no_target_holds_is_refused_before_it_is_on_disk(target, says, tmp_
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"weights": -0.5}, "weights, row 1: holds -0.5"),
+        ({"weights": -0.5}, "weights, row 1: contains -0.5"),
         ({"num_draws": -1}, "num_draws, row 1: -1; it counts"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 
 from sparsekd_jax import simplex
 from sparsekd_jax.targets.cache.manifest import Manifest
-from sparsekd_jax.targets.revealed import PADDING, Dense, Samples, Target, TopK
+from sparsekd_jax.targets.revealed import PADDING, Dense, Samples, Target, TopK, require_consistent
 
 Columns = dict[str, np.ndarray]
 """P distributions by name: lists ``[P, width]``, numbers ``[P]``; ``length`` ``[P]`` is that of the lists."""
@@ -73,6 +73,7 @@ def of_target(target: Target, dtype: str) -> Columns:
 
     Raises:
         ValueError: what a target must not hold, or the dtype cannot, by its field and row.
+        TypeError: ids and counts that are no whole numbers, log-probabilities and weights that are no floats.
     """
     found = {name: np.asarray(value) for name, value in vars(target).items() if name != "vocab_size"}
     _require(target, found)
@@ -208,57 +209,21 @@ def _with_mass(log_probs: np.ndarray, log_mass: np.ndarray) -> np.ndarray:
 
 
 def _require(target: Target, found: Columns) -> None:
-    """Refuse what the docstrings of the targets exclude, before it is on disk."""
-    vocab_size = target.vocab_size
+    """Refuse what `soften` would, before it is on disk; and counts that int32 does not hold."""
     if isinstance(target, Dense):
         simplex.require_log_probabilities(target.log_probs, "log_probs")
         return
     ids = found["ids"]
-    lists, numbers = ids.shape, ids.shape[:-1]
     for name, value in found.items():
-        if name in ("ids", *_COUNTS) and value.dtype.kind not in "iu":
-            raise TypeError(f"{name} has dtype {value.dtype}; it holds whole numbers")
-        if value.shape != (lists if name in _LISTS else numbers):
+        if name in ("ids", *_COUNTS):
+            if value.dtype.kind not in "iu":
+                raise TypeError(f"{name} has dtype {value.dtype}; it holds whole numbers")
+        elif value.dtype.name not in simplex.SUM_TOLERANCE:
+            raise TypeError(f"{name} has dtype {value.dtype}; it is floating point: pass float32")
+        if value.shape != (ids.shape if name in _LISTS else ids.shape[:-1]):
             raise ValueError(f"{name} has shape {value.shape}, ids {ids.shape}")
-    padding = ids == PADDING
-    wrong = (ids < PADDING) | (ids >= vocab_size)
-    simplex.refuse(
-        wrong.any(-1), "ids", lambda i: f"holds {ids[i][wrong[i]][0]}; ids lie in [0, {vocab_size}), −1 pads"
-    )
-    simplex.refuse(
-        (padding[..., :-1] & ~padding[..., 1:]).any(-1),
-        "ids",
-        lambda i: "an entry follows padding; move the padding (−1) to the end of the row",
-    )
-    ordered = np.sort(ids, axis=-1)
-    twice = (ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)
-    simplex.refuse(
-        twice.any(-1), "ids", lambda i: f"holds {ordered[i][1:][twice[i]][0]} twice; add up what is equal"
-    )
-    name, low, high = ("log_probs", -np.inf, 4e-5) if isinstance(target, TopK) else ("weights", 0.0, np.inf)
-    values = found[name].astype(np.float64)
-    bad = ~((values >= low) & (values <= high)) | (values == np.inf) | (padding & (values != low))
-    simplex.refuse(
-        bad.any(-1),
-        name,
-        lambda i: (
-            f"holds {values[i][bad[i]][0]:g} at entry {np.flatnonzero(bad[i])[0]}; "
-            + ("log-probabilities are ≤ 0, −inf" if low < 0 else "weights are finite and ≥ 0, 0")
-            + " at padding"
-        ),
-    )
-    if isinstance(target, TopK):
-        tail, ranked = found["tail_mass"].astype(np.float64), found["num_ranked"]
-        simplex.refuse(
-            ~((tail >= 0) & (tail <= 1)), "tail_mass", lambda i: f"{tail[i]:g}; a mass lies in [0, 1]"
-        )
-        seen = (~padding).sum(-1)
-        simplex.refuse(
-            (ranked < 0) | (ranked > seen),
-            "num_ranked",
-            lambda i: f"{ranked[i]} of {seen[i]} entries; rank what the list holds",
-        )
-    else:
+    require_consistent(target)
+    if isinstance(target, Samples):
         draws, most = found["num_draws"], np.iinfo(np.int32).max
         simplex.refuse(
             (draws < 0) | (draws > most), "num_draws", lambda i: f"{draws[i]}; it counts draws, up to {most}"

@@ -47,6 +47,10 @@ def assemble(records: list[Record], reading: Reading) -> tuple[Rows, dict[int, P
     likely of its list, is counted as ranked only if its rank says so, or its probability is at least the
     whole tail, or ``reading.appended`` is False. Everything listed is ranked where all V tokens are.
 
+    A row that sums above 1, or that sums below 1 with the most that m unseen tokens of p_k can hold, is no
+    row of a distribution; where that is within ``reading.sum_tolerance`` it is scaled to the nearest sum that
+    is one, ``log p_i − log clip(1, Σp, Σp + m p_k)``, and counted as above_one or below_one.
+
     Returns:
         Rows of the records without a problem, and ``{index of the record: its problem}``.
     """
@@ -88,7 +92,8 @@ def assemble(records: list[Record], reading: Reading) -> tuple[Rows, dict[int, P
         num_ranked = np.where(lost, np.minimum(num_ranked, unknown.argmax(-1)), num_ranked)
         t.ids[unknown], t.log_probs[unknown] = PADDING, -np.inf
         t.reorder(np.argsort(t.ids == PADDING, axis=-1, kind="stable"))
-    tail = np.where(full, 0.0, np.maximum(1 - np.exp(t.log_probs).sum(-1), 0.0))
+    total = np.exp(t.log_probs).sum(-1)
+    tail = np.where(full, 0.0, np.maximum(1 - total, 0.0))
     num_unseen = np.maximum(size - (t.ids != PADDING).sum(-1), 0)
     cap = np.exp(t.log_probs[np.arange(len(tail)), np.maximum(num_ranked - 1, 0)])
     t.refuse(
@@ -97,6 +102,11 @@ def assemble(records: list[Record], reading: Reading) -> tuple[Rows, dict[int, P
         "the list is not the k likeliest, or the vocabulary's size is not the teacher's",
         lambda row: f"{num_unseen[row]} unseen tokens of at most {cap[row]:.3g} cannot hold {tail[row]:.3g}",
     )
+    # `require_consistent` allows a row the rounding of float32; a log's own tolerance may be far wider.
+    most = np.where((num_ranked > 0) & ~lost, total + num_unseen * cap, np.inf)
+    scale = np.maximum(np.clip(1.0, total, most), 1 - reading.sum_tolerance)  # the maximum: of rows refused
+    t.log_probs -= np.log(scale)[:, None]
+    counts["below_one"] = scale < 1 - rounding
     counts["empty"] = (t.ids == PADDING).all(-1)
     found = Rows(
         record=t.record,
@@ -104,7 +114,7 @@ def assemble(records: list[Record], reading: Reading) -> tuple[Rows, dict[int, P
         ids=t.ids,
         log_probs=t.log_probs,
         num_ranked=num_ranked,
-        tail=tail,
+        tail=np.maximum(1 - total / scale, 0.0),
         chosen=t.chosen,
         listed=t.lengths,
         counts=counts,

@@ -184,8 +184,10 @@ def read_targets(
 ) -> Iterator[Batch]:
     """The positions of a log as `TopK` targets, ``batch_size`` at a time, in bounded memory.
 
-    ``tail_mass = 1 − Σ exp(log_probs)``, summed in float64; 0 where the sum is above 1 by rounding. A tail
-    below the rounding of the logged numbers, 2⁻²³ (1 − Σ p log p), is noise, and counted in ``report``.
+    ``tail_mass = 1 − Σ exp(log_probs)``, summed in float64. A tail below the rounding of the logged numbers,
+    2⁻²³ (1 − Σ p log p), is noise, and counted in ``report``. A sum above 1 by no more than ``sum_tolerance``
+    is divided out (the tail is then 0), and so is one that stays below 1 with all that the unseen tokens can
+    hold: as logged, such a row could not be softened. Both are counted, as above_one and below_one.
     Left to the tail, each time counted: −9999 and −∞, and what a row of k entries cannot hold. Seen but not
     ranked: the chosen token that a server appends to its k likeliest (`rows.assemble` has the rule). A
     position with nothing seen (the first of a prompt) gives no row.
@@ -202,8 +204,8 @@ def read_targets(
         appended: False where every listed token is known to be one of the k likeliest.
         applied_temperature: the softmax temperature in the logged numbers, to be undone. Exact on lists of
             all V tokens. On a top-k list the tail leaves the normaliser open; more than 1e-6 nats is refused.
-        sum_tolerance: how far above 1 a sum may be. 1e-4 covers logs in float32 and of five decimals;
-            bfloat16 logs need 1e-2.
+        sum_tolerance: how far from 1 a sum may be by rounding, and so how far a row may be scaled. 1e-4
+            covers logs in float32 and of five decimals; bfloat16 logs need 1e-2.
         on_error: ``"skip"`` leaves out records that cannot be read, and counts them in ``report``.
         report: filled on the way.
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from sparsekd_jax import operators, targets
 from sparsekd_jax.targets import readers
 from sparsekd_jax.targets.readers.temperature import undo
 from tests.targets.readers import logs
@@ -145,12 +146,57 @@ def test_sums_above_one(tmp_path):
     got = the_rows(log_of(tmp_path, record(5e-5)), k=2, report=report)
     assert got["tail_mass"].tolist() == [0.0]
     assert report.counts["above_one"] == 1
+    np.testing.assert_allclose(np.exp(got["log_probs"][0]), np.array([0.7, 0.30005]) / 1.00005, rtol=1e-6)
     error = refusal(log_of(tmp_path, record(0), record(2e-3)))
     assert (error.line, error.reason) == (2, "sum above one")
     assert error.field == "choices[0].logprobs.content[0]"
     assert the_rows(log_of(tmp_path, record(2e-3)), k=2, sum_tolerance=1e-2)["tail_mass"].tolist() == [0.0]
     error = refusal(log_of(tmp_path, content(([("a", 0.7)], ("a", 0.7)))))
     assert error.reason == "log-probability above 0"
+
+
+def pairs(probs):
+    return [(logs.TEXTS[i], LOG(p)) for i, p in enumerate(probs)]
+
+
+@pytest.mark.parametrize(
+    ("probs", "tolerance", "count"),
+    [
+        ([0.7, 0.30005], 1e-4, "above_one"),
+        ([0.7, 0.302], 1e-2, "above_one"),
+        ([(1 - 8e-5) / logs.V] * logs.V, 1e-4, "below_one"),
+        # One token is unseen, and has at most as much as the last: the row lacks 8e-5.
+        ([(1 - 8e-5) / logs.V] * (logs.V - 1), 1e-4, "below_one"),
+    ],
+)
+def test_what_is_read_can_be_softened(tmp_path, probs, tolerance, count):
+    top = pairs(probs)
+    report = readers.Report()
+    (batch,) = readers.read_targets(
+        log_of(tmp_path, content((top, top[0]))),
+        k=len(probs),
+        vocabulary=logs.BYTE_IDS,
+        sum_tolerance=tolerance,
+        report=report,
+    )
+    assert (report.counts["above_one"], report.counts["below_one"]) == (
+        count == "above_one",
+        count == "below_one",
+    )
+    log_probs = np.asarray(batch.targets.log_probs[0], np.float64)
+    np.testing.assert_allclose(log_probs - log_probs[0], np.log(probs) - LOG(probs[0]), atol=1e-6)
+    assert float(np.exp(log_probs).sum() + batch.targets.tail_mass[0]) == pytest.approx(1, abs=1e-6)
+    softened = targets.soften(operators.PowerTransform(), batch.targets, 2.0)
+    assert float(np.exp(softened.log_probs).sum() + softened.tail_mass[0]) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_exact_row_is_left_as_it_is(tmp_path):
+    report = readers.Report()
+    top = pairs([0.5, 0.25])
+    got = the_rows(log_of(tmp_path, content((top, top[0]))), k=2, report=report)
+    assert got["log_probs"].tolist() == [np.log(np.float32([0.5, 0.25])).tolist()]
+    assert got["tail_mass"].tolist() == [0.25]
+    assert report.counts["above_one"] == report.counts["below_one"] == 0
 
 
 def test_equal_texts_with_different_bytes(tmp_path):
