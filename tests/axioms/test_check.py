@@ -215,10 +215,9 @@ def test_parametrize_names_its_cases():
     assert {"power-A3", "softmax_like-A5h"} <= set(mark.kwargs["ids"])
 
 
-@pytest.mark.parametrize("law", ["A1", "A5h"])  # A5h is claimed on the interior: its boundary has a witness
-def test_an_expected_failure_that_no_longer_fails_is_an_error(law):
-    with pytest.raises(AssertionError, match=rf"no longer breaks {law}.*because: once it did"):
-        LawTest(law, None, "once it did").assert_holds(
+def test_an_expected_failure_that_no_longer_fails_is_an_error():
+    with pytest.raises(AssertionError, match=r"no longer breaks A1.*because: once it did"):
+        LawTest("A1", None, "once it did").assert_holds(
             operators.PowerTransform(), num_classes=(2,), budget=QUICK
         )
 
