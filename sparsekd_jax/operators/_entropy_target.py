@@ -1,4 +1,4 @@
-"""The target of the two entropy projections: an entropy between that of p and log K, without cancellation."""
+"""What strength "target" of `variational` aims at: an entropy between H(p) and log K, uncancelled."""
 
 from typing import NamedTuple
 

@@ -82,7 +82,7 @@ class PriorDirected(SofteningOperator):
     """Softening towards a prior, ``q ∝ p^(1/T) π^(1 − 1/T)``: a geodesic to π instead of to u.
 
     Args:
-      prior: π with positive entries, ``[K]``, or None for the falling weights K, K − 1, …, 1.
+      prior: π with positive entries, ``[K]``, or None for the rising weights 1, 9, 17, …, 1 + 8(K − 1).
 
     >>> [round(x, 3) for x in PriorDirected(jnp.array([0.1, 0.9]))(jnp.array([0.6, 0.4]), 2.0).tolist()]
     [0.29, 0.71]

@@ -154,6 +154,3 @@ def fisher_rao_distance(p: Distribution, q: Distribution) -> PerRow:
     # At most 1, with the slope that jnp.minimum would halve at 1.
     chord = chord - jax.lax.stop_gradient(jnp.maximum(chord - 1, 0))
     return 4 * jnp.arcsin(chord * (0.5**0.5))
-
-
-# -- order and geometry --------------------------------------------------------------------------------

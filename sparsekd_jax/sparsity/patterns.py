@@ -62,7 +62,8 @@ def global_masks(scores: PyTree, rate: float) -> PyTree:
         rate: share of all scored weights to drop, in [0, 1).
 
     Returns:
-        Masks with exactly ``count_to_drop(rate, total size)`` zeros.
+        Masks with exactly ``count_to_drop(rate, total size)`` zeros. A layer of low scores may lose
+        every weight, which cuts the network there.
 
     Raises:
         ValueError: the rate is outside [0, 1).
@@ -94,7 +95,8 @@ def layer_masks(scores: PyTree, rate: float) -> PyTree:
         rate: share of each array to drop, in [0, 1).
 
     Returns:
-        Masks with exactly ``count_to_drop(rate, leaf size)`` zeros in each leaf.
+        Masks with exactly ``count_to_drop(rate, leaf size)`` zeros in each leaf. That may be all of a small
+        one, since counts are rounded; leave it out with None. `block` and `channel` refuse instead.
 
     Raises:
         ValueError: the rate is outside [0, 1).
@@ -102,6 +104,8 @@ def layer_masks(scores: PyTree, rate: float) -> PyTree:
     >>> masks = layer_masks({"a": jnp.array([1.0, 2.0]), "b": jnp.array([9.0, 8.0])}, 0.5)
     >>> masks["a"].tolist(), masks["b"].tolist()
     ([False, True], [True, False])
+    >>> int(layer_masks({"small": jnp.arange(8.0)}, 0.95)["small"].sum())  # round(7.6) of 8 go
+    0
     """
 
     def one(leaf: Array | None) -> Array | None:
