@@ -78,7 +78,7 @@ GOALS = (
         "power from log p, × softmax",
         1.2,
         times("power", "log"),
-        why="log q next to a vertex is accurate relative to itself: ties are counted apart from the sum of the rest",
+        why="log q next to a vertex is accurate relative to itself: ties are counted apart from the rest",
     ),
     Goal("power from z, × softmax", 1.2, times("power", "logits")),
     Goal("power from p, × softmax", 1.5, times("power", "probabilities")),
@@ -135,8 +135,8 @@ GOALS = (
         "axiom check of one operator, s",
         20.0,
         lambda r: [row["wall_s"] for row in checks(r)],
-        why="Tsallis at a general α, whose search is compiled for every K; run by itself on the same machine on "
-        "another day it took 10.5 s",
+        why="Tsallis at a general α, whose search is compiled for every K; on another day the same machine "
+        "took 10.5 s",
     ),
     Goal("axiom checks of the whole table, s", 180.0, lambda r: [sum(row["wall_s"] for row in checks(r))]),
     Goal(
