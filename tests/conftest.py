@@ -45,14 +45,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def programs_let_go():
-    """Free compiled programs now and then: each holds memory maps, and Linux gives a process 65,530."""
-    yield
+def let_programs_go(above: int) -> None:
+    """Free compiled programs: each holds memory maps, and Linux gives a process 65,530."""
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > above:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_let_go():
+    """After a module, so that few are compiled anew."""
+    yield
+    let_programs_go(above=20_000)
+
+
+@pytest.fixture(autouse=True)
+def programs_let_go_in_time():
+    """After a test, where a module alone would reach the limit."""
+    yield
+    let_programs_go(above=40_000)
 
 
 @pytest.fixture

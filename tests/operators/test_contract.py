@@ -120,10 +120,12 @@ def test_gradients_match_differences(name, t, entry, x64):
     z = jnp.log(jnp.asarray([0.4, 0.3, 0.2, 0.1]))
     weights = jnp.asarray([1.0, -2.0, 0.5, 3.0])
 
+    @jax.jit
     def value(z, t):
-        return (weights * apply_unchecked(entry, op, z[None], jnp.asarray(t)[None])[0]).sum()
+        return (weights * apply_unchecked(entry, op, z[None], t[None])[0]).sum()
 
-    by_z, by_t = jax.grad(value, argnums=(0, 1))(z, t)
+    t = jnp.asarray(t)
+    by_z, by_t = jax.jit(jax.grad(value, argnums=(0, 1)))(z, t)
     h = 1e-6
     for i in range(4):
         step = h * jnp.eye(4)[i]
@@ -150,7 +152,7 @@ def test_gradients_at_zeros_are_never_nan(label):
             q = entry(x, t)
             return jnp.where(jnp.isfinite(q), q, 0.0)
 
-        jacobian_p, jacobian_t = jax.jacobian(finite, argnums=(0, 1))(x, t)
+        jacobian_p, jacobian_t = jax.jit(jax.jacobian(finite, argnums=(0, 1)))(x, t)
         assert not np.isnan(np.asarray(jacobian_p)).any()
         assert not np.isnan(np.asarray(jacobian_t)).any()
 
