@@ -58,6 +58,22 @@ def test_operators_are_set_beside_the_baseline_and_their_rivals(tmp_path):
     assert all(rows[key]["gradient_ratio"] > 0 for key in ours)
 
 
+def test_a_gradient_is_divided_by_its_forward_of_the_same_round(monkeypatch):
+    loops = []
+
+    def slower_each_time(calls, rounds, on_round):
+        loops.append(len(calls))
+        return [
+            [10.0 ** len(loops) * (1 + k % 2) * (i + 1) for i in range(rounds)] for k in range(len(calls))
+        ]
+
+    monkeypatch.setattr(operators, "interleave", slower_each_time)
+    result = operators.measure(shapes=((4, 3),), rounds=4, families=("power",))
+    timed = [row for row in result["shapes"][0]["rows"] if row["gradient_ms"] is not None]
+    assert loops[1] == 2 * len(timed)
+    assert [row["gradient_ratio"] for row in timed] == [2.0] * 4
+
+
 @pytest.mark.parametrize("name", ["tsallis(1.5)", "entropy-projection"])
 def test_rivals_compute_what_the_operator_does(name):
     z, p, t = operators.batch((16, 8), 4.0)

@@ -68,7 +68,7 @@ def measure(
     Args:
         shapes: (rows, classes) of each batch.
         temperature: T of most rows, from 1 up.
-        rounds: interleaved rounds after one to warm up; half as many for gradients.
+        rounds: interleaved rounds after one to warm up; half as many for gradients, each beside its forward.
         families: names as `operators.parse` reads them; by default `FAMILIES`, but of a batch beyond 2²⁴
             numbers not the Tsallis family at a general α, whose search takes seconds there.
         progress: called with what is about to run.
@@ -127,7 +127,7 @@ def _at(
         rows.append(_row(name, entry, forward.seconds, forward.temporaries_mb, error))
         calls.append(forward.call(x, t))
     slopes: list[Call] = []
-    for (name, entry), (function, x) in functions.items():
+    for forward_call, ((name, entry), (function, x)) in zip(calls, functions.items(), strict=True):
         progress(f"{shape}: compiling the gradient of {name} from {entry}")
         gradient = compiled(
             jax.grad(lambda x, t, f=function: jnp.vdot(f(x, t), weights)),
@@ -135,7 +135,7 @@ def _at(
             t,
         ).call(x, t)
         gradient()
-        slopes.append(gradient)
+        slopes += [forward_call, gradient]
     others = [rival for rival in rivals(*map(np.asarray, (z, p, t))) if rival.operator in families]
     for rival in others:
         progress(f"{shape}: warming {rival.name} up")
@@ -156,9 +156,9 @@ def _at(
         row["gb_per_s"] = round(2 * z.nbytes / 1e9 / (scale * statistics.median(own)), 2)
         row["scaled_from_rows"] = None if scale == 1 else round(shape[0] / scale)
         if k < len(functions):
-            slope = statistics.median(sloped[k])
-            row["gradient_ms"] = round(1e3 * slope, 3)
-            row["gradient_ratio"] = round(slope / statistics.median(own), 2)
+            forward_s, gradient_s = sloped[2 * k : 2 * k + 2]
+            row["gradient_ms"] = round(1e3 * statistics.median(gradient_s), 3)
+            row["gradient_ratio"] = round(ratio(gradient_s, forward_s), 2)
     return {"shape": list(shape), "rows": rows}
 
 

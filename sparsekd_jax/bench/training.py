@@ -55,7 +55,7 @@ def measure(
     digits = data.digits()
     optimizer = optax.adamw(1e-3)
     sparse = distill.stages(sparsity=0.9, num_stages=2, total_steps=steps)
-    dense = distill.stages(sparsity=0.0, num_stages=1, total_steps=steps)
+    dense = distill.stages(sparsity=0.0, num_stages=2, total_steps=steps)  # stages cost too: as many
     fewer = distill.stages(sparsity=0.9, num_stages=2, total_steps=ensemble_steps)
     teacher, student = _mlp(100), _mlp(0)
     common: dict[str, Any] = {"optimizer": optimizer, "record_every": steps}
