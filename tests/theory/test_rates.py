@@ -175,7 +175,11 @@ def test_a_curve_of_another_form_is_undecided():
     values = curves(rng, 1.0, 0.5, noise=1e-3) + 0.2 * np.sin(np.arange(7))
     fit = fit_rate(values, STAGES)
     assert fit.misfit < 1e-3
-    assert (fit.verdict, fit.reason[:18]) == ("undecided", "the means do not f")
+    assert fit.verdict == "undecided"
+    form, end, wide = fit.reason.split("; ")  # all three, since none may hide another
+    assert form.startswith("the means do not follow a + b·n^(−γ)")
+    assert end.endswith("reaches an end of what was searched: no bound on that side")
+    assert wide.endswith("is wider than a factor 2")
 
 
 def test_the_misfit_is_a_p_value():
@@ -188,7 +192,19 @@ def test_a_flat_curve_is_undecided():
     values = np.random.default_rng(0).normal(size=(30, 7))
     fit = fit_rate(values, STAGES)
     assert fit.verdict == "undecided"
-    assert "no bound on that side" in fit.reason
+    faults = fit.reason.split("; ")
+    assert len(faults) == 2
+    assert faults[0].endswith("reaches an end of what was searched: no bound on that side")
+    assert faults[1].endswith("is wider than a factor 2")
+
+
+def test_two_faults_are_both_listed():
+    """A kink, under noise that leaves γ open between two bounds."""
+    values = curves(np.random.default_rng(0), 1.0, 0.5, noise=0.8, shared=0.9) + 0.2 * (np.arange(7) == 3)
+    fit = fit_rate(values, STAGES)
+    form, wide = fit.reason.split("; ")
+    assert form.startswith("the means do not follow")
+    assert wide.endswith("is wider than a factor 2")
 
 
 def test_sparse_stages_do_not_decide():

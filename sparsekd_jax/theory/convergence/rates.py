@@ -218,6 +218,6 @@ def _faults_of_fit(low: float, high: float, misfit: float) -> list[str]:
         found.append(
             f"γ in [{low:.3g}, {high:.3g}] reaches an end of what was searched: no bound on that side"
         )
-    elif high >= 2 * low:
+    if high >= 2 * low:
         found.append(f"γ in [{low:.3g}, {high:.3g}] is wider than a factor 2")
     return found
