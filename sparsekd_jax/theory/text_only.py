@@ -147,7 +147,8 @@ class Advice:
         num_draws: N.
         error: what is to be at most ``epsilon``: "tv" or "rmse" (`expected_error`).
         epsilon: the wanted error.
-        method: "bound" guarantees it; "exact" found the least N by summing; "delta" is its size for large N.
+        method: "bound" guarantees it; "exact" summed: an N that suffices where N − 1 does not; "delta" is the
+            size for large N.
         worst_case: whether it is for every p of K classes.
     """
 
@@ -179,8 +180,9 @@ def samples_needed(
     Lipschitz constant s (Tsallis, α < 1 or α ≥ 2, T ≥ 1): ``E TV ≤ (s/2) Σ_i √(p_i(1 − p_i)/N)``, at most
     ``(s/2) √((K − 1)/N)``; RMSE = ``s·max √(p_i(1 − p_i)/N) ≤ s/(2√N)`` for affine ones, otherwise at most
     ``(s/2) √(K(1 − Σp²)/N)``. "delta", at a given interior p: ``Var F_i ≈ V_i/N`` by the slope at p, no bias,
-    errors as of a normal; N·min p ≥ 5 or it is refused. "exact", at a given p and few classes: the least N
-    for which `expected_error` is at most ε, found by doubling and halving.
+    errors as of a normal; N·min p ≥ 5 or it is refused. "exact", at a given p and few classes: an N that
+    suffices (`expected_error` ≤ ε) where N − 1 does not, found by doubling and halving; the least where the
+    error falls with N.
 
     Args:
         operator: a softening operator, or a plain jax function ``(p, T) -> q`` of one row.
@@ -354,7 +356,10 @@ def _require_inside(operator: Operator, row: np.ndarray, needed: float) -> None:
 
 
 def _least(operator: Operator, row: np.ndarray, temperature: float, epsilon: float, error: Error) -> int:
-    """The least N found by doubling, then halving the bracket; the error falls with N but for ripples."""
+    """An N that suffices where N − 1 does not, by doubling, then halving the bracket.
+
+    It is the least where the error falls with N; for some p it falls with ripples.
+    """
 
     def good(n: int) -> bool:
         return expected_error(operator, row, temperature, n, error=error) <= epsilon
