@@ -1,5 +1,6 @@
 """RQ3: its evidence is computed, its words are its numbers, and a wrong theorem would be seen."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from sparsekd_jax import data
 from sparsekd_jax.studies.questions import convergence
 from sparsekd_jax.studies.questions._digits import principal_features
+from sparsekd_jax.studies.questions._tracking_curves import Curves
 from sparsekd_jax.studies.questions.answer import contradicted
 
 SMALL = {"problems": 100, "rows": 60, "components": 3, "subsets": 2, "runs": 10, "stages": 16}
@@ -35,6 +37,8 @@ def test_what_is_proved_stands(answer):
     checked = [e for e in answer.evidence if e.kind != "measurement"]
     assert len(checked) == 5
     assert all(e.stands is True for e in checked)
+    (tracked,) = (e for e in answer.evidence if e.claim.startswith("On digits, e_n follows 1/n"))
+    assert tracked.stands is True
     assert answer.verdict.startswith("A 1/n guarantee holds")
     assert answer.settings["rows"] == 60
     assert answer.describe()["pictures"] == ["rq3-stages", "rq3-hard-masks", "rq3-rates"]
@@ -51,6 +55,7 @@ def test_two_seeds_decide_nothing(answer):
 
 def test_the_words_are_the_numbers_of_the_tables(answer):
     random, uniform = answer.evidence[:2]
+    assert "have one set of constants" in uniform.found
     table, constants = answer.tables[:2]
     count, exceeded, _, halved, share = table.rows[0]
     assert f"{exceeded} of {count} random problems" in random.found
@@ -107,7 +112,24 @@ def test_constants_that_know_the_targets_are_seen(monkeypatch, x64, rows):
     )
     (evidence,), _ = convergence.constants(*rows)
     assert evidence.stands is False
-    assert "10 set(s)" in evidence.found
+    assert "have 10 sets of constants" in evidence.found
+
+
+def test_errors_that_fall_like_a_root_of_n_are_no_1_over_n_however_far_below_the_bound():
+    stages = 2 ** np.arange(9)
+    below = np.broadcast_to(1.0 / stages, (5, 2, 9))
+    curves = Curves(stages, stages[:6], below, below[..., :6], 2 * below, 2 * below[..., :6], 9 / stages, 0.0)
+    found, _ = curves.evidence()
+    assert found.stands is True
+    assert found.found.endswith("the error is 50 % of it, and the last doubling of n divided it by 2.")
+    slower = dataclasses.replace(curves, per_stage=below**0.5, bound_per_stage=2 * below**0.5)
+    found, _ = slower.evidence()
+    assert found.stands is False
+    assert found.found.startswith("0 of 150 errors lie above the bound")
+    assert found.found.endswith("divided it by 1.41.")
+    # One operator of five is enough.
+    mixed = dataclasses.replace(curves, per_stage=np.concatenate([below[:4], below[4:] ** 2]))
+    assert mixed.evidence()[0].stands is False
 
 
 def test_a_path_that_does_not_jump_is_no_witness(monkeypatch, x64, rows):

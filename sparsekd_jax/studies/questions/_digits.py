@@ -82,3 +82,9 @@ def rounded(value: Any) -> float:
 
 def show(value: float) -> str:
     return f"{value:.3g}"
+
+
+def show_range(values: np.ndarray) -> str:
+    """The least and the largest, or one number where both print alike."""
+    low, high = show(values.min()), show(values.max())
+    return low if low == high else f"{low} to {high}"

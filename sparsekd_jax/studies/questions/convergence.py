@@ -229,7 +229,8 @@ def constants(x: np.ndarray, p: np.ndarray) -> Section:
             rows.append([name, t, *map(rounded, numbers)])
     floors = [row[6] for row in rows]
     found = (
-        f"{len(rows)} combinations of operator and temperature on {len(x)} digits have {len(seen)} set(s) of "
+        f"{len(rows)} combinations of operator and temperature on {len(x)} digits have "
+        f"{'one set' if len(seen) == 1 else f'{len(seen)} sets'} of "
         f"constants (μ = {show(rows[0][2])}, L = {show(rows[0][3])}, P = {show(rows[0][4])}, G = "
         f"{show(rows[0][5])}); floors run from {show(min(floors))} to {show(max(floors))} nats"
         f"{'' if below else '; a student is above its bound'}."
