@@ -60,10 +60,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def show(interval: dict[str, Any], decimals: int) -> str:
-    mean = distill.Interval(**interval)
-    if mean.low is None or mean.high is None:
-        return f"{mean.mean:.{decimals}f}"
-    return f"{mean.mean:.{decimals}f} [{mean.low:.{decimals}f}, {mean.high:.{decimals}f}]"
+    return distill.Interval(**interval).show(decimals=decimals)
 
 
 if __name__ == "__main__":

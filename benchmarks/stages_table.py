@@ -92,8 +92,7 @@ def verdict(difference: distill.Interval) -> str:
 
 
 def shown(interval: distill.Interval, sign: str = "") -> str:
-    mean, low, high = (f"{100 * x:{sign}.2f}" for x in (interval.mean, interval.low, interval.high))
-    return f"{mean} [{low}, {high}]"
+    return interval.show(factor=100.0, sign=sign)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from sparsekd_jax import sparsity
 from sparsekd_jax.distill import _program
 from sparsekd_jax.distill._sources import DataSet, require_in_memory
 from sparsekd_jax.distill._trainer import Progress
+from sparsekd_jax.distill.divergences import widened
 from sparsekd_jax.distill.loop import fit, run
 from sparsekd_jax.distill.many import run_many
 from sparsekd_jax.distill.plan import Plan
@@ -217,4 +218,4 @@ def _longest(plan: Plan) -> int:
 
 def _probs(model: nnx.Module, inputs: Any) -> np.ndarray:
     logits = _program.logits_of(*_program.split_for_evaluation(model), inputs, inputs.shape[0])
-    return np.asarray(jax.nn.softmax(logits, axis=-1))
+    return np.asarray(jax.nn.softmax(widened(logits), axis=-1))

@@ -35,7 +35,7 @@ class LinearLogits:
 
     hidden: Float[Array, "*batch d"]
     matrix: Float[Array, "d V"]
-    bias: Float[Array, "V"] | None = None
+    bias: Float[Array, " V"] | None = None
 
     @property
     def vocab_size(self) -> int:

@@ -275,7 +275,7 @@ def fit(
     return _result(trainer)
 
 
-def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array, "n *L"]) -> Tally:
+def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array, " n *L"]) -> Tally:
     """Accuracy, NLL and calibration error of a model, in evaluation mode, a slice of the examples at a time.
 
     Args:

@@ -74,6 +74,7 @@ def run_many(
     Raises:
         ValueError: lengths, architectures or plans that cannot share one program, rows that are not there;
             the argument is named.
+        TypeError: a list, seed, optimizer or ``where`` that is none; a TopK or Samples teacher.
         DivergedError: a member's loss became NaN or infinite; says which member.
 
     >>> import optax

@@ -116,6 +116,26 @@ class Interval:
     n: int
     level: float = 0.95
 
+    def show(self, *, factor: float = 1.0, decimals: int = 2, sign: str = "") -> str:
+        """``mean [low, high]`` as text, or the mean alone where there are no bounds.
+
+        Args:
+            factor: numbers shown over numbers stored, 100 for percentages and points.
+            decimals: digits after the point.
+            sign: of the format: "+" shows that of positive numbers too.
+
+        >>> gain = Interval(0.5, 0.25, 0.75, 3)
+        >>> gain.show(), gain.show(factor=100.0, decimals=1, sign="+"), Interval(0.5, None, None, 1).show()
+        ('0.50 [0.25, 0.75]', '+50.0 [+25.0, +75.0]', '0.50')
+        """
+
+        def text(value: float) -> str:
+            return f"{factor * value:{sign}.{decimals}f}"
+
+        if self.low is None or self.high is None:
+            return text(self.mean)
+        return f"{text(self.mean)} [{text(self.low)}, {text(self.high)}]"
+
 
 def interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
     """Student-t interval ``mean ± t_{n−1, (1+level)/2} · s/√n`` of independent values.

@@ -88,7 +88,7 @@ class PriorDirected(SofteningOperator):
     [0.29, 0.71]
     """
 
-    prior: Float[Array, "K"] | None = None
+    prior: Float[Array, " K"] | None = None
     family: ClassVar[str] = "prior-directed"
 
     @property

@@ -155,10 +155,7 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def _percent(interval: distill.Interval, sign: str = "") -> str:
-    mean = f"{100 * interval.mean:{sign}.2f}"
-    if interval.low is None or interval.high is None:
-        return mean
-    return f"{mean} [{100 * interval.low:{sign}.2f}, {100 * interval.high:{sign}.2f}]"
+    return interval.show(factor=100.0, sign=sign)
 
 
 def figure(found: dict[str, Any]) -> "Figure":

@@ -116,6 +116,21 @@ def test_what_cannot_share_a_program_is_named(change, message):
         distill.run_many(data=BLOBS, **{**SETTINGS, **given, **change})
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"record_every": 0}, ValueError, "record_every must be at least 1, got 0"),
+        ({"record_every": 2.5}, TypeError, r"record_every must be a whole number \(an int\), got 2.5"),
+        ({"seeds": (1, 2.5)}, TypeError, r"seeds\[1\] must be a whole number \(an int\), got 2.5"),
+        ({"where": "head"}, TypeError, r"where is the text 'head'; pass sparsity.by_path\('head'\)"),
+    ],
+)
+def test_what_run_refuses_run_many_refuses(change, error, message):
+    given = {"students": [mlp(1), mlp(2)], "teachers": [mlp(3), mlp(4)], "plans": plan(), "seeds": (1, 2)}
+    with pytest.raises(error, match=message):
+        distill.run_many(data=BLOBS, **{**SETTINGS, **given, **change})
+
+
 def test_batches_are_not_taken_for_their_first():
     given = {"students": [mlp(1)], "teachers": [mlp(3)], "plans": plan(), "seeds": (1,)}
     batches = distill.Batches([], BLOBS.test_inputs, BLOBS.test_labels)

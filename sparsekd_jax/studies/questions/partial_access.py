@@ -240,7 +240,7 @@ def _gaps(access: Access, rows: Sequence[dict[str, Any]]) -> list[Evidence]:
             cost = distill.paired_difference(
                 _row(rows, name, count)["values"], _row(rows, name, None)["values"]
             )
-            words.append(f"{name}, N = {count}: {_signed(cost)}")
+            words.append(f"{name}, N = {count}: {cost.show(decimals=3, sign='+')}")
     return [
         Evidence(
             "measurement",
@@ -249,12 +249,6 @@ def _gaps(access: Access, rows: Sequence[dict[str, Any]]) -> list[Evidence]:
             None,
         )
     ]
-
-
-def _signed(interval: distill.Interval) -> str:
-    if interval.low is None:
-        return f"{interval.mean:+.3f}"
-    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def _verdict(access: Access, rows: Sequence[dict[str, Any]], biases: dict[str, float]) -> str:
@@ -288,19 +282,12 @@ def _table(access: Access, rows: Sequence[dict[str, Any]]) -> Table:
             [
                 row["operator"],
                 "all (probabilities)" if row["labels"] is None else row["labels"],
-                _bracket(row["nll"], 1.0, 3),
-                _bracket(row["accuracy"], 100.0, 2),
+                row["nll"].show(decimals=3),
+                row["accuracy"].show(factor=100.0),
             ]
             for row in sorted(rows, key=lambda r: (r["operator"], r["labels"] or math.inf))
         ],
     )
-
-
-def _bracket(interval: distill.Interval, factor: float, decimals: int) -> str:
-    mean = f"{factor * interval.mean:.{decimals}f}"
-    if interval.low is None or interval.high is None:
-        return mean
-    return f"{mean} [{factor * interval.low:.{decimals}f}, {factor * interval.high:.{decimals}f}]"
 
 
 def _figure(access: Access, rows: Sequence[dict[str, Any]]) -> "Figure":

@@ -316,10 +316,7 @@ def _exponent(found: Sequence[homotopy.Modulus]) -> str:
     exponents = [m.exponent for m in found]
     if not np.isfinite(exponents).all():
         return "undefined (a map that does not move at some step)"
-    mean = distill.interval(exponents)
-    if mean.low is None or mean.high is None:
-        return f"{mean.mean:.2f}"
-    return f"{mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
+    return distill.interval(exponents).show()
 
 
 def _verdict(compared: Sequence[dict[str, Any]], moduli: Moduli) -> str:
@@ -368,7 +365,7 @@ def _table(effort: Effort, runs: Sequence[_Run], compared: Sequence[dict[str, An
                         _label(n),
                         "–" if n == 1 else f"fixed {budget}",
                         100 * float(np.mean([r.accuracy for r in here])),
-                        _points(match[0]["gain"]) if match else "–",
+                        match[0]["gain"].show(factor=100.0, sign="+") if match else "–",
                         float(np.mean([r.path.largest_step[1] for r in here])),
                         float(np.mean([r.path.length for r in here])),
                         float(np.mean([r.path.from_teacher[-1] for r in here])),
@@ -393,12 +390,6 @@ def _table(effort: Effort, runs: Sequence[_Run], compared: Sequence[dict[str, An
         ],
         rows=rows,
     )
-
-
-def _points(interval: distill.Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return f"{100 * interval.mean:+.2f}"
-    return f"{100 * interval.mean:+.2f} [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]"
 
 
 def _path_figure(paths: dict[str, list[homotopy.HomotopyPath]]) -> "Figure":

@@ -81,7 +81,7 @@ class Reader:
     def __iter__(self) -> Iterator[Target]:
         return (self[row] for row in range(len(self)))
 
-    def rows(self, indices: Sequence[int] | Int[np.ndarray, "n"]) -> Target:
+    def rows(self, indices: Sequence[int] | Int[np.ndarray, " n"]) -> Target:
         """The rows of these numbers, in this order, as one target of batch shape ``(n, *row_shape)``.
 
         Raises:
