@@ -148,7 +148,7 @@ GOALS = (
             ("mixture", ""),
             (
                 "tsallis(1.5)",
-                "from z only, and not in every run: 3 to 5.6 there by hand; from p it is below 3",
+                "from z, whose exponentials are taken again for the derivative",
             ),
             ("entropy-projection", ""),
             ("euclidean-entropy-projection", ""),
@@ -171,8 +171,7 @@ GOALS = (
         "axiom check of one operator, s",
         20.0,
         lambda r: [row["wall_s"] for row in checks(r)],
-        why="Tsallis at a general α, whose search is compiled for every K; on another day the same machine "
-        "took 10.5 s",
+        why="Tsallis at a general α, whose search is compiled for every K",
     ),
     Goal("axiom checks of the whole table, s", 180.0, whole_table),
     Goal("law evaluations a minute, millions", 1.0, evaluations, at_least=True),

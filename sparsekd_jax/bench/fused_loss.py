@@ -18,12 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax  # type: ignore[import-untyped]
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from scipy.special import log_softmax
 
 from sparsekd_jax import distill, operators
+from sparsekd_jax.bench._tables import bare_table
 from sparsekd_jax.bench.timing import Compiled, compiled, exponent, interleave, ratio
 
 BASELINE, FUSED = "plain: distillation_loss", "fused"
@@ -216,16 +215,9 @@ def _text(number: float | None, form: str) -> str:
 
 def table(result: dict[str, Any]) -> Group:
     """The result for a terminal: the candidates, then the growth."""
-    style: dict[str, Any] = {
-        "title_justify": "left",
-        "box": box.SIMPLE_HEAD,
-        "padding": (0, 1, 0, 0),
-        "pad_edge": False,
-    }
-    candidates = Table(
-        title=f"Loss and gradients of {result['tokens']} tokens, d = {result['width']}, V = "
-        f"{result['vocab_size']}, {result['dtype']}, {result['rounds']} interleaved rounds",
-        **style,
+    candidates = bare_table(
+        f"Loss and gradients of {result['tokens']} tokens, d = {result['width']}, V = "
+        f"{result['vocab_size']}, {result['dtype']}, {result['rounds']} interleaved rounds"
     )
     candidates.add_column("loss", no_wrap=True)
     costs, errors = ("median ms", "least", "× plain", "temp. MB", "× plain"), ("value err", "grad. err")
@@ -244,7 +236,7 @@ def table(result: dict[str, Any]) -> Group:
             f"{row['gradient_error']:.0e}",
         )
     grown = result["growth"]
-    growth = Table(title=f"Growth with V of the fused loss, {grown['tokens']} tokens", **style)
+    growth = bare_table(f"Growth with V of the fused loss, {grown['tokens']} tokens")
     for head in ("V", "median ms", "temp. MB", "plain's temp. MB"):
         growth.add_column(head, justify="right", no_wrap=True)
     for point in grown["points"]:

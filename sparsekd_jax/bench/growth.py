@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import optax  # type: ignore[import-untyped]
 from flax import nnx
-from rich import box
 from rich.table import Table
 
 from sparsekd_jax import data, distill, models, operators
 from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO, new_figure
+from sparsekd_jax.bench._tables import bare_table
 from sparsekd_jax.bench.operators import BASELINE, COPY, FAMILIES, batch
 from sparsekd_jax.bench.timing import Call, compiled, exponent, interleave
 
@@ -127,13 +127,7 @@ def _curve(what: str, over: str, sizes: Sequence[int], ms: Sequence[float]) -> d
 
 def table(result: dict[str, Any]) -> Table:
     """The exponents, with the first and the last point."""
-    out = Table(
-        title=f"Growth: the other size {result['fixed']}, {result['rounds']} interleaved rounds; ms",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    out = bare_table(f"Growth: the other size {result['fixed']}, {result['rounds']} interleaved rounds; ms")
     out.add_column("cost of", no_wrap=True)
     out.add_column("over", no_wrap=True)
     for head in ("from", "to", "ms", "ms", "exponent"):

@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich import box
 from rich.console import Group
 from rich.table import Table
 
 from sparsekd_jax import operators, simplex
+from sparsekd_jax.bench._tables import bare_table
 from sparsekd_jax.bench.rivals import rivals, rows_of
 from sparsekd_jax.bench.timing import Call, compiled, interleave, ratio
 
@@ -187,13 +187,9 @@ def table(result: dict[str, Any]) -> Group:
 
 def _table(result: dict[str, Any], at: dict[str, Any]) -> Table:
     rows, classes = at["shape"]
-    out = Table(
-        title=f"{result['dtype']}, {rows} × {classes}, T = {result['temperature']:g}, "
-        f"{result['rounds']} rounds; ms a call, MB of temporaries",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+    out = bare_table(
+        f"{result['dtype']}, {rows} × {classes}, T = {result['temperature']:g}, "
+        f"{result['rounds']} rounds; ms a call, MB of temporaries"
     )
     out.add_column("operator, from p or z", no_wrap=True)
     for head in ("median", "× softmax", "GB/s", "∇/fwd", "MB", "comp."):

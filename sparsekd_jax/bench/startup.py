@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rich import box
 from rich.table import Table
+
+from sparsekd_jax.bench._tables import bare_table
 
 JAX, OPERATORS = "import jax", "import jax, then operators"
 COMMANDS = {
@@ -49,13 +50,7 @@ def measure(*, rounds: int = 9, progress: Callable[[str], None] = lambda label: 
 
 def table(result: dict[str, Any]) -> Table:
     """The result for a terminal."""
-    out = Table(
-        title=f"Start-up, {result['rounds']} fresh interpreters each",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    out = bare_table(f"Start-up, {result['rounds']} fresh interpreters each")
     out.add_column("command")
     out.add_column("s", justify="right")
     for row in result["rows"]:

@@ -24,11 +24,11 @@ import jax
 import numpy as np
 import optax  # type: ignore[import-untyped]
 from flax import nnx
-from rich import box
 from rich.table import Table
 
 from sparsekd_jax import data, distill, models, sparsity
 from sparsekd_jax.bench import torch_loop
+from sparsekd_jax.bench._tables import bare_table
 from sparsekd_jax.bench.timing import interleave
 
 
@@ -128,13 +128,10 @@ def measure(
 
 def table(result: dict[str, Any]) -> Table:
     """The measurements as one table."""
-    out = Table(
-        title=f"digits, {result['steps']} steps ({result['ensemble_steps']} in ensembles), "
+    out = bare_table(
+        f"digits, {result['steps']} steps ({result['ensemble_steps']} in ensembles), "
         f"{result['rounds']} interleaved rounds; "
-        f"a finished run resumes in {result['resume_s']:.2f} s",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
+        f"a finished run resumes in {result['resume_s']:.2f} s"
     )
     out.add_column("what")
     out.add_column("speed", justify="right")

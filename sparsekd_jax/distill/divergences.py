@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sparsekd_jax._numerics import entropy_density
+from sparsekd_jax._numerics import at_least_float32, entropy_density
 
 LogProbs = Float[Array, "*batch K"]
 PerRow = Float[Array, "*batch"]
@@ -36,7 +36,7 @@ _NEAR = 0.5
 def widened(x: Any) -> Array:
     """bfloat16 and float16 as float32; anything else as it is."""
     x = jnp.asarray(x)
-    return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
+    return x.astype(at_least_float32(x.dtype))
 
 
 def blank_rows(x: Any, mask: Array | None, value: float = 0.0) -> Array:

@@ -177,10 +177,7 @@ def _prune_members(score: str, pattern: Any, rate: float) -> Any:
 
 def _batches(rows: Any, seeds: Sequence[int], examples: int, batch_size: int, total: int) -> Array:
     """``[M, steps, batch]``: the training examples of every batch of every member."""
-    if rows is None:
-        order = [_program.epochs(jax.random.key(seed), examples, batch_size, total) for seed in seeds]
-        return jnp.stack(order)
-    own = np.asarray(rows)
+    own = np.broadcast_to(np.arange(examples), (len(seeds), examples)) if rows is None else np.asarray(rows)
     if own.ndim != 2 or len(own) != len(seeds) or not np.issubdtype(own.dtype, np.integer):
         raise ValueError(f"rows is {own.dtype} {own.shape}; give [{len(seeds)}, m] integers, a row a member")
     if not 1 <= batch_size <= own.shape[1]:

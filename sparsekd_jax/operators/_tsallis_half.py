@@ -158,7 +158,7 @@ def _tangent(
         return force - row_sum(weight * force) / weights
     mean = row_sum(along(p)) / total
     own = r * (along(kept) - kept * mean)
-    if not divided:
+    if not divided:  # a product with √q, where the plain sum is accurate and one pass cheaper
         force += own
         return force - row_sum(weight * force) / weights
     # Σ p (d log p − mean) is 0, so d moves by what weight·p^r has beside p: at T = 1 only rounding, which a

@@ -4,24 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from sparsekd_jax._numerics import quotient
 from sparsekd_jax.simplex.entropies import Distribution, PerRow, bregman_entropy
 
 
 def _safe_sqrt(x: Array) -> Array:
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
-
-
-@jax.custom_jvp
-def _relative_gap(p: Array, q: Array) -> Array:
-    """``(p − q)/q``; by hand because the derivative of a quotient squares q, which underflows at 1e-20."""
-    return (p - q) / q
-
-
-@_relative_gap.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (p, q), (dp, dq) = primals, tangents
-    return _relative_gap(p, q), (dp - p / q * dq) / q
 
 
 @jax.custom_jvp
@@ -50,7 +39,7 @@ def _kl_term(p: Array, q: Array) -> Array:
 @_kl_term.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (p, q), (dp, dq) = primals, tangents
-    return _kl_term(p, q), _log_ratio(p, q) * dp - _relative_gap(p, q) * dq
+    return _kl_term(p, q), _log_ratio(p, q) * dp - quotient(p - q, q) * dq
 
 
 def kl_divergence(p: Distribution, q: Distribution) -> PerRow:

@@ -139,8 +139,8 @@ class Reader:
             if table.num_rows != rows * of.row_positions:
                 raise ValueError(f"block {block} has {table.num_rows} distributions")
             return _columns.from_table(table, of)
-        # All that pyarrow raises for a damaged file; ArrowNotImplementedError, for an encoding unknown to it.
-        except (OSError, ValueError, LookupError, TypeError, NotImplementedError) as error:
+        # All that pyarrow raises for a damaged file, an encoding that it does not know among them.
+        except (OSError, ValueError, LookupError, TypeError, _columns.pyarrow().ArrowException) as error:
             raise of.shards[shard].refused(self.path, f"does not fit the manifest ({error})") from error
 
     def _file(self, shard: int) -> Any:
