@@ -52,7 +52,13 @@ def test_the_map_has_a_cell_a_condition(map_answer):
     assert stands(map_answer, "difference of the risks") is True
     assert stands(map_answer, "can have more variance") is True
     assert "Of 2 conditions with a sparse student" in map_answer.verdict
-    verdicts = [r[-1] for r in rows if r[3] > 0]
+    verdicts = [r[-2] for r in rows if r[3] > 0]
+    assert [r[-1] is None for r in rows] == [r[3] == 0 for r in rows], "the control is beside itself nowhere"
+    for dense, sparse in (rows[:2], rows[2:]):
+        gap = float(dense[5].split(" → ")[1]) - float(sparse[5].split(" → ")[1])
+        assert float(sparse[-1].split()[0]) == pytest.approx(gap, abs=0.11), (
+            "dense minus sparse, in its digits"
+        )
     counted = re.search(r"teacher in (\d+), loses in (\d+), and (\d+) are undecided", map_answer.verdict)
     won, lost, undecided = (verdicts.count(v) for v in ("sparse wins", "dense wins", "undecided"))
     assert tuple(map(int, counted.groups())) == (won, lost, undecided)
@@ -80,20 +86,24 @@ def test_terms_that_do_not_add_up_are_seen(monkeypatch):
 
 
 def test_the_words_follow_the_cells():
-    def cell(sparsity, verdict, value):
+    def cell(sparsity, verdict, value, joint=None):
         estimate = {"value": value, "low": value, "high": value, "level": 0.95}
         names = ("delta_variance", "delta_bias_squared", "advantage")
         where = {"size": 60, "operator": "power", "temperature": 4.0, "sparsity": sparsity}
-        return {**where, "verdict": verdict, **dict.fromkeys(names, estimate)}
+        beside = joint and {"advantage": estimate, "verdict": joint, "joint_verdict": joint}
+        return {**where, "verdict": verdict, "control": beside, **dict.fromkeys(names, estimate)}
 
-    cells = [cell(0.0, "sparse wins", 0.1), cell(0.9, "sparse wins", 0.2)]
+    cells = [cell(0.0, "sparse wins", 0.1), cell(0.9, "sparse wins", 0.2, "sparse wins")]
     said = sparse_students._verdict(GRID, cells[1:], cells[1:], [], cells)
     assert "sparse wins at 90 %, dense wins at none" in said
     assert "a win over the teacher is not by itself a merit of sparsity" in said
     assert "control" not in sparse_students._verdict(GRID, cells[1:], cells[1:], [], cells[1:])
-    control = sparse_students._control(cells)[0]
-    assert control.stands is True
-    assert sparse_students._control([cell(0.0, "sparse wins", 0.3), cells[1]])[0].stands is False
+    assert "the sparse one is better in 1 of 1 conditions (60 examples: 90 %), worse in 0" in said
+    assert sparse_students._control(cells)[0].stands is True
+    for joint, stood in (("dense wins", False), ("undecided", None)):
+        assert sparse_students._control([cells[0], cell(0.9, "sparse wins", 0.2, joint)])[0].stands is stood
+    assert sparse_students._control([cells[0], cell(0.9, "dense wins", -0.2, "dense wins")])[0].stands is None
+    assert sparse_students._control(cells[:1]) == []
     drawn = sparse_students.figure(GRID, cells)
     assert {text.get_text() for text in drawn.axes[0].texts} == {"+100", "+200"}
     assert all(text.get_weight() == "bold" for text in drawn.axes[0].texts)
