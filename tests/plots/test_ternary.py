@@ -54,12 +54,12 @@ def drawn(ax):
     return ax.collections, bar.get_ylabel(), [t.get_text() for t in bar.get_yticklabels()]
 
 
-@pytest.mark.parametrize("num_samples", [None, 20])
-def test_the_map_shows_where_power_amplifies(ax, num_samples):
-    found = variance.amplification_map(operators.get("power"), 2.0, num_samples, resolution=20)
+@pytest.mark.parametrize("num_draws", [None, 20])
+def test_the_map_shows_where_power_amplifies(ax, num_draws):
+    found = variance.amplification_map(operators.get("power"), 2.0, num_draws, resolution=20)
     assert plots.variance_map(found, ax=ax) is ax
     (filled, contour), label, ticks = drawn(ax)
-    assert ax.get_title() == f"power, T = 2, {'n → ∞' if num_samples is None else 'n = 20'}"
+    assert ax.get_title() == f"power, T = 2, {'n → ∞' if num_draws is None else 'n = 20'}"
     assert "total variance" in label
     assert {"1/2", "1", "2"} <= set(ticks)
     assert list(contour.levels) == [0.0]

@@ -13,13 +13,15 @@ from sparsekd_jax.studies.questions._digits import principal_features
 from sparsekd_jax.studies.questions._tracking_curves import Curves
 from sparsekd_jax.studies.questions.answer import contradicted
 
-SMALL = {"problems": 100, "rows": 60, "components": 3, "subsets": 2, "runs": 10, "stages": 16}
+SMALL = convergence.Settings(
+    problems=100, rows=60, components=3, subsets=2, runs=10, stages=16, seeds=2, teacher_steps=100
+)
 
 
 @pytest.fixture(scope="module")
 def answer():
     said = []
-    found = convergence.answer(**SMALL, seeds=2, teacher_steps=100, on_progress=said.append)
+    found = convergence.answer(settings=SMALL, on_progress=said.append)
     assert said[0] == "teachers on digits"
     assert said[-1] == "neural students"
     return found
@@ -86,7 +88,7 @@ def test_the_pictures_draw_every_replicate_and_the_fit_only_where_it_is_decided(
     table = next(t for t in answer.tables if t.columns[0] == "stages n")
     medians = [line.get_ydata() for line in masks[0].lines if line.get_marker() != "None"]
     np.testing.assert_allclose(medians, np.array([row[1:] for row in table.rows]).T, rtol=0.01)
-    assert len(masks[0].lines) == 2 * (SMALL["subsets"] + 1)
+    assert len(masks[0].lines) == 2 * (SMALL.subsets + 1)
     assert [len(ax.lines) >= n + 1 for ax, n in zip(rates, (10, 10, 2, 2), strict=True)] == [True] * 4
     for ax in rates:
         dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
@@ -136,8 +138,3 @@ def test_a_path_that_does_not_jump_is_no_witness(monkeypatch, x64, rows):
     monkeypatch.setattr(convergence, "path_speed", lambda points: 1.0)
     (evidence,), _, _ = convergence.hard_masks(*rows, rows=30, subsets=2)
     assert evidence.stands is False
-
-
-def test_a_size_that_is_none_is_named():
-    with pytest.raises(TypeError, match="problem"):
-        convergence.answer(problem=3)

@@ -11,21 +11,22 @@ from sparsekd_jax import data
 from sparsekd_jax.studies.questions import equivalence
 from sparsekd_jax.studies.questions._digits import OPERATORS, principal_features
 
-SMALL = {
-    "rows": 60,
-    "teachers": 2,
-    "capacities": (1, 5),
-    "fitted": 3,
-    "tangent_rows": 10,
-    "hidden": 4,
-    "seeds": 2,
-    "steps": 60,
-}
+SMALL = equivalence.Settings(
+    rows=60,
+    teachers=2,
+    capacities=(1, 5),
+    fitted=3,
+    tangent_rows=10,
+    hidden=4,
+    seeds=2,
+    steps=60,
+    teacher_steps=100,
+)
 
 
 @pytest.fixture(scope="module")
 def answer():
-    return equivalence.answer(**SMALL, teacher_steps=100)
+    return equivalence.answer(settings=SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_the_picture_draws_the_gaps_of_the_table(answer):
     _, right = answer.pictures[0].figure.axes
     drawn = [f"{line.get_ydata()[0]:.3g}" for line in right.lines if line.get_marker() != "None"]
     assert drawn == [cell.split("→ ")[1] for cell in answer.tables[2].rows[0][1:5]]
-    assert len(right.lines) == 4 * (SMALL["teachers"] + 1), "every teacher and their mean"
+    assert len(right.lines) == 4 * (SMALL.teachers + 1), "every teacher and their mean"
 
 
 def test_the_picture_of_networks_draws_every_operator_twice(answer):

@@ -14,7 +14,7 @@ from sparsekd_jax.studies import questions
 from sparsekd_jax.studies.questions import _digits, partial_access, sparse_students, stages
 from sparsekd_jax.theory import bias_variance, homotopy
 
-GRID = sparse_students.Grid(
+GRID = sparse_students.Settings(
     sizes=(60,),
     sparsities=(0.0, 0.9),
     temperatures=(1.0, 4.0),
@@ -24,8 +24,8 @@ GRID = sparse_students.Grid(
     steps=20,
     hidden=(16,),
 )
-EFFORT = stages.Effort(sparsities=(0.9,), stages=(1, 2), seeds=2, teacher_steps=30, steps=30, hidden=(16,))
-ACCESS = partial_access.Access(labels=(1, 8), seeds=2, teacher_steps=30, steps=30, hidden=(16,))
+EFFORT = stages.Settings(sparsities=(0.9,), stages=(1, 2), seeds=2, teacher_steps=30, steps=30, hidden=(16,))
+ACCESS = partial_access.Settings(labels=(1, 8), seeds=2, teacher_steps=30, steps=30, hidden=(16,))
 
 
 def stands(answer, words):
@@ -38,7 +38,7 @@ def stands(answer, words):
 
 @pytest.fixture(scope="module")
 def map_answer():
-    return sparse_students.answer(grid=GRID)
+    return sparse_students.answer(settings=GRID)
 
 
 def test_the_map_has_a_cell_a_condition(map_answer):
@@ -80,7 +80,7 @@ def test_terms_that_do_not_add_up_are_seen(monkeypatch):
         return dataclasses.replace(found, advantage=wrong)
 
     monkeypatch.setattr(bias_variance, "compare", halved)
-    broken = sparse_students.answer(grid=dataclasses.replace(GRID, temperatures=(1.0,)))
+    broken = sparse_students.answer(settings=dataclasses.replace(GRID, temperatures=(1.0,)))
     assert stands(broken, "difference of the risks") is False
     assert broken.verdict.startswith("No answer")
 
@@ -114,7 +114,7 @@ def test_the_words_follow_the_cells():
 
 @pytest.fixture(scope="module")
 def path_answer():
-    return stages.answer(effort=EFFORT)
+    return stages.answer(settings=EFFORT)
 
 
 def test_paths_are_measured_under_both_budgets(path_answer):
@@ -143,7 +143,7 @@ def test_paths_are_measured_under_both_budgets(path_answer):
 def test_a_measure_that_is_no_metric_is_seen(monkeypatch):
     """The twin: lengths that leave out a step are shorter than the distance of the ends."""
     monkeypatch.setattr(homotopy.HomotopyPath, "length", property(lambda self: 0.5 * self.chord))
-    broken = stages.answer(effort=EFFORT)
+    broken = stages.answer(settings=EFFORT)
     assert stands(broken, "no path is shorter") is False
     assert broken.verdict.startswith("No answer")
 
@@ -171,7 +171,7 @@ def test_cutting_drops_the_smallest_weights_of_all_kernels():
 
 @pytest.fixture(scope="module")
 def access_answer():
-    return partial_access.answer(access=ACCESS)
+    return partial_access.answer(settings=ACCESS)
 
 
 def test_partial_access_is_computed(access_answer):

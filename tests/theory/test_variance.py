@@ -302,10 +302,10 @@ def test_an_operator_of_the_interior_refuses_empty_classes_in_samples():
         ({"p": [1.0, 0.0]}, "p is a vertex"),
         ({"p": [[0.5, 0.5]]}, r"p has shape \(1, 2\)"),
         ({"p": [0.5, 0.6]}, "sums to 1.1"),
-        ({"num_samples": 0}, "num_samples is 0"),
+        ({"num_draws": 0}, "num_draws is 0"),
         ({"method": "bootstrap"}, "'delta', 'monte-carlo', 'both' or 'exact'"),
         ({"method": "both"}, "give key=jax.random.key"),
-        ({"method": "exact", "num_samples": 10**6}, "1000001 outcomes, too many to enumerate"),
+        ({"method": "exact", "num_draws": 10**6}, "1000001 outcomes, too many to enumerate"),
         ({"temperature": -1.0}, "temperature is -1"),
         ({"temperature": math.nan}, "temperature is nan"),
         ({"temperature": [1.0, 2.0]}, "one finite number"),
@@ -314,7 +314,7 @@ def test_an_operator_of_the_interior_refuses_empty_classes_in_samples():
     ],
 )
 def test_refusals_name_the_argument_and_the_remedy(arguments, message):
-    given_arguments = {"operator": POWER, "p": [0.5, 0.5], "temperature": 2.0, "num_samples": 10} | arguments
+    given_arguments = {"operator": POWER, "p": [0.5, 0.5], "temperature": 2.0, "num_draws": 10} | arguments
     with pytest.raises(ValueError, match=message):
         variance_amplification(**given_arguments)
 

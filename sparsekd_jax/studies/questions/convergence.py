@@ -56,7 +56,7 @@ Section = tuple[list[Evidence], list[Table]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class Settings:
     """How much is run: random problems, rows and components of digits, subsets, noisy runs, neural seeds."""
 
     problems: int = 300
@@ -69,49 +69,48 @@ class Sizes:
     teacher_steps: int = 500
 
 
-FULL = Sizes(problems=2000, rows=400, components=9, subsets=10, runs=200, seeds=24)
+FULL = Settings(problems=2000, rows=400, components=9, subsets=10, runs=200, seeds=24)
 
 
-def answer(*, full: bool = False, on_progress: Progress | None = None, **sizes: int) -> Answer:
+def answer(
+    *, full: bool = False, on_progress: Progress | None = None, settings: Settings | None = None
+) -> Answer:
     """RQ3 answered: the tracking theorem checked, replayed where it ends, and compared with real students.
 
     Args:
         full: 2,000 random problems and more seeds; some minutes instead of one.
         on_progress: called with the name of each part before it runs.
-        sizes: fields of `Sizes` that differ.
+        settings: sizes of your own.
 
     Returns:
         An `Answer`; its words are made from its numbers.
 
-    Raises:
-        TypeError: a size that `Sizes` does not have.
-
     Reference: theory.md section 4.
     """
-    size = dataclasses.replace(FULL if full else Sizes(), **sizes)
+    settings = settings or (FULL if full else Settings())
     say = on_progress or (lambda _: None)
     say("teachers on digits")
-    teachers = digits_teachers(range(size.seeds), size.teacher_steps, _HIDDEN)
+    teachers = digits_teachers(range(settings.seeds), settings.teacher_steps, _HIDDEN)
     digits = data.digits()
     p = probabilities(teachers[0], digits.train_inputs)
-    x = principal_features(digits.train_inputs, size.components)
+    x = principal_features(digits.train_inputs, settings.components)
     chosen = np.random.default_rng(0).permutation(len(x))
     x, p = x[chosen], p[chosen]
     with jax.enable_x64(True):
         say("random problems")
-        random, tables = random_problems(size.problems)
+        random, tables = random_problems(settings.problems)
         say("constants of five operators on digits")
-        uniform, more = constants(x[: size.rows], p[: size.rows])
+        uniform, more = constants(x[: settings.rows], p[: settings.rows])
         tables += more
         say("curves on digits under both budgets")
-        curves = Curves.measured(x, p, rows=size.rows, subsets=size.subsets)
+        curves = Curves.measured(x, p, rows=settings.rows, subsets=settings.subsets)
         say("hard masks")
-        hard, more, masks = hard_masks(x, p, rows=size.rows, subsets=size.subsets)
+        hard, more, masks = hard_masks(x, p, rows=settings.rows, subsets=settings.subsets)
         budget = budgets()
         say("rates")
-        rates, more_rates, convex = convex_rates(x[: size.rows], p[: size.rows], size.runs)
+        rates, more_rates, convex = convex_rates(x[: settings.rows], p[: settings.rows], settings.runs)
     say("neural students")
-    neural, more_neural, trained = neural_rates(teachers, digits, size)
+    neural, more_neural, trained = neural_rates(teachers, digits, settings)
     along, total = curves.evidence()
     evidence = [*random, *uniform, along, *hard, *budget, total, *rates, *neural]
     return Answer(
@@ -129,7 +128,7 @@ def answer(*, full: bool = False, on_progress: Progress | None = None, **sizes: 
         tables=[*tables, curves.table(), *more, *more_rates, *more_neural],
         pictures=[curves.picture(), draw_hard_masks(masks), draw_rates(convex, trained)],
         settings={
-            **dataclasses.asdict(size),
+            **dataclasses.asdict(settings),
             "mu": MU,
             "sparsity": SPARSITY,
             "steps_per_stage": STEPS,
@@ -392,10 +391,10 @@ def convex_rates(
 
 
 def neural_rates(
-    teachers: Sequence[Any], digits: data.Arrays, size: Sizes
+    teachers: Sequence[Any], digits: data.Arrays, settings: Settings
 ) -> tuple[list[Evidence], list[Table], list[MeasuredRate]]:
     """The same fit on networks pruned by hard masks and trained by AdamW, at a fixed effort a stage."""
-    stages = 2 ** np.arange(int(np.log2(size.stages)) + 1)
+    stages = 2 ** np.arange(int(np.log2(settings.stages)) + 1)
     optimizer = optax.adamw(3e-3)
     nll, error = [], []
     for n in stages:

@@ -53,7 +53,7 @@ Section = tuple[list[Evidence], list[Table]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class Settings:
     """How much is run: rows of digits and of the tangent features; teachers; width and seeds of networks."""
 
     rows: int = 300
@@ -67,35 +67,34 @@ class Sizes:
     steps: int = 500
 
 
-FULL = Sizes(rows=1000, teachers=8, tangent_rows=120, hidden=16, seeds=12, steps=1500)
+FULL = Settings(rows=1000, teachers=8, tangent_rows=120, hidden=16, seeds=12, steps=1500)
 
 
-def answer(*, full: bool = False, on_progress: Progress | None = None, **sizes: Any) -> Answer:
+def answer(
+    *, full: bool = False, on_progress: Progress | None = None, settings: Settings | None = None
+) -> Answer:
     """RQ4 answered: gaps of five operators on digits, students fitted to prove them, networks to compare.
 
     Args:
         full: more rows, seeds and steps; some minutes instead of one.
         on_progress: called with the name of each part before it runs.
-        sizes: fields of `Sizes` that differ.
+        settings: sizes of your own.
 
     Returns:
         An `Answer`; its words are made from its numbers.
 
-    Raises:
-        TypeError: a size that `Sizes` does not have.
-
     Reference: theory.md section 5.
     """
-    size = dataclasses.replace(FULL if full else Sizes(), **sizes)
+    settings = settings or (FULL if full else Settings())
     say = on_progress or (lambda _: None)
     say("teachers on digits")
     digits = data.digits()
-    teachers = digits_teachers(range(size.teachers), size.teacher_steps, _HIDDEN)
-    chosen = np.random.default_rng(0).permutation(len(digits.train_inputs))[: size.rows]
+    teachers = digits_teachers(range(settings.teachers), settings.teacher_steps, _HIDDEN)
+    chosen = np.random.default_rng(0).permutation(len(digits.train_inputs))[: settings.rows]
     inputs = digits.train_inputs[chosen]
     several = [probabilities(teacher, inputs) for teacher in teachers]
     p = several[0]
-    x = principal_features(inputs, size.fitted)
+    x = principal_features(inputs, settings.fitted)
     say("teachers made for equal students")
     evidence, tables = constructed(x[:60])
     say("independent rows")
@@ -105,10 +104,10 @@ def answer(*, full: bool = False, on_progress: Progress | None = None, **sizes: 
     fitted, more = fitted_students(p, x)
     evidence, tables = evidence + fitted, tables + more
     say("nearest temperatures and capacity")
-    capacity = Capacity.measured(several, inputs, size.capacities)
+    capacity = Capacity.measured(several, inputs, settings.capacities)
     evidence.append(capacity.evidence())
     say("networks")
-    networks, more, picture = neural_students(teachers[0], digits, inputs, p, size)
+    networks, more, picture = neural_students(teachers[0], digits, inputs, p, settings)
     evidence, tables = evidence + networks, [*tables, capacity.table(), *more]
     return Answer(
         number=4,
@@ -124,8 +123,8 @@ def answer(*, full: bool = False, on_progress: Progress | None = None, **sizes: 
         tables=tables,
         pictures=[capacity.picture(), picture],
         settings={
-            **dataclasses.asdict(size),
-            "capacities": list(size.capacities),
+            **dataclasses.asdict(settings),
+            "capacities": list(settings.capacities),
             "mu": _MU,
             "temperature": TEMPERATURE,
             "tolerance": TOLERANCE,
@@ -276,12 +275,12 @@ def fitted_students(p: np.ndarray, x: np.ndarray) -> Section:
 
 
 def neural_students(
-    teacher: Any, digits: data.Arrays, inputs: np.ndarray, p: np.ndarray, size: Sizes
+    teacher: Any, digits: data.Arrays, inputs: np.ndarray, p: np.ndarray, settings: Settings
 ) -> tuple[list[Evidence], list[Table], Picture]:
     """Gaps on the tangent features of a network, beside the distance of trained ones and that of seeds."""
-    students = [network((size.hidden,), seed) for seed in range(size.seeds)]
+    students = [network((settings.hidden,), seed) for seed in range(settings.seeds)]
     graphdef, params = nnx.split(students[0])
-    rows = size.tangent_rows
+    rows = settings.tangent_rows
     x = np.asarray(
         tangent_features(lambda w, v: nnx.merge(graphdef, w)(v), params, jnp.asarray(inputs[:rows])),
         np.float64,
@@ -298,7 +297,7 @@ def neural_students(
             temperature=temperature,
             sparsity=0.0,
             num_stages=1,
-            total_steps=size.steps,
+            total_steps=settings.steps,
             alpha=0.0,
             soften_student=False,
             scale=1.0,
@@ -306,12 +305,12 @@ def neural_students(
         )
         results = distill.run_many(
             students,
-            [logits] * size.seeds,
+            [logits] * settings.seeds,
             digits,
             plan,
             optimizer=optimizer,
-            seeds=range(size.seeds),
-            record_every=size.steps,
+            seeds=range(settings.seeds),
+            record_every=settings.steps,
         )
         return np.stack([probabilities(r.student, digits.test_inputs) for r in results])
 
@@ -331,8 +330,8 @@ def neural_students(
     within = [row for row in table if row[6] < 1]
     order = _rank_correlation([row[2] for row in table], [row[3] for row in table])
     words = (
-        f"For a network of {size.hidden} hidden units trained with {size.seeds} seeds, {len(within)} of "
-        f"{len(table)} operators and temperatures end nearer to {REFERENCE} than another seed of "
+        f"For a network of {settings.hidden} hidden units trained with {settings.seeds} seeds, {len(within)} "
+        f"of {len(table)} operators and temperatures end nearer to {REFERENCE} than another seed of "
         f"{REFERENCE} does (mean total variation {show(rounded(yardstick))}): "
         f"{show(min(row[6] for row in table))} to {show(max(row[6] for row in table))} of it. Tangent gap "
         f"and distance have rank correlation {show(order)}."
@@ -350,8 +349,8 @@ def neural_students(
         "Distance of trained networks against the gap of their operators on tangent features, with the "
         "distance between seeds as a horizontal line.",
         f"Networks trained by other operators against those trained by {REFERENCE} at T = "
-        f"{show(TEMPERATURE)}, {size.seeds} seeds, 95 % intervals: hollow at the same temperature, filled at "
-        "the nearest one. Below the dashed line another operator matters less than another seed.",
+        f"{show(TEMPERATURE)}, {settings.seeds} seeds, 95 % intervals: hollow at the same temperature, "
+        "filled at the nearest one. Below the dashed line another operator matters less than another seed.",
     )
     return [evidence], [Table(caption, heads, table)], picture
 

@@ -29,7 +29,7 @@ SOFTENERS = ("power", "mixture")
 
 
 @dataclasses.dataclass(frozen=True)
-class Access:
+class Settings:
     """What is trained.
 
     Attributes:
@@ -49,55 +49,55 @@ class Access:
     temperature: float = 2.0
 
 
-FULL = Access(labels=(1, 2, 4, 8, 16, 32, 64, 256), seeds=20)
+FULL = Settings(labels=(1, 2, 4, 8, 16, 32, 64, 256), seeds=20)
 
 
 def answer(
-    *, full: bool = False, on_progress: Callable[[str], None] | None = None, access: Access | None = None
+    *, full: bool = False, on_progress: Callable[[str], None] | None = None, settings: Settings | None = None
 ) -> Answer:
     """RQ5 answered.
 
     Args:
         full: more numbers of labels, and twenty seeds.
         on_progress: called with what is being trained.
-        access: settings of your own.
+        settings: sizes of your own.
 
     Returns:
         The answer.
     """
-    access = access or (FULL if full else Access())
-    biases = {name: _worst_bias(name, access.temperature) for name in SOFTENERS}
-    rows = _students(access, on_progress or (lambda _: None))
+    settings = settings or (FULL if full else Settings())
+    biases = {name: _worst_bias(name, settings.temperature) for name in SOFTENERS}
+    rows = _students(settings, on_progress or (lambda _: None))
     evidence = [
         Evidence(
             "theorem",
             "the mixture of sampled labels is unbiased, and power's is not",
             f"over all samples of 6 labels, summed exactly: largest bias {biases['mixture']:.1e} for "
-            f"mixture, {biases['power']:.3f} for power, at T = {access.temperature:g}",
+            f"mixture, {biases['power']:.3f} for power, at T = {settings.temperature:g}",
             biases["mixture"] < 1e-6 < 1e-2 < biases["power"],
         ),
         _top_k(),
         _no_bound(),
         _blindness(),
-        *_gaps(access, rows),
+        *_gaps(settings, rows),
     ]
     return Answer(
         number=5,
         question=QUESTION,
         statement=STATEMENT,
         evidence=evidence,
-        verdict=contradicted(evidence) or _verdict(access, rows, biases),
-        tables=[_table(access, rows)],
+        verdict=contradicted(evidence) or _verdict(settings, rows, biases),
+        tables=[_table(settings, rows)],
         pictures=[
             Picture(
                 "text-only",
-                _figure(access, rows),
+                _figure(settings, rows),
                 "Loss of students taught by sampled labels against the number of labels an image.",
-                f"Test NLL of students taught by N sampled labels an image, {access.seeds} seeds, means with "
-                "95 % intervals; dashed: the same student taught by the teacher's probabilities.",
+                f"Test NLL of students taught by N sampled labels an image, {settings.seeds} seeds, means "
+                "with 95 % intervals; dashed: the same student taught by the teacher's probabilities.",
             )
         ],
-        settings=dataclasses.asdict(access),
+        settings=dataclasses.asdict(settings),
     )
 
 
@@ -182,38 +182,40 @@ def _blindness() -> Evidence:
 # -- students of sampled labels --------------------------------------------------------------------------
 
 
-def _students(access: Access, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def _students(settings: Settings, say: Callable[[str], None]) -> list[dict[str, Any]]:
     digits = data.digits()
     optimizer = optax.adamw(1e-3)
     found: dict[tuple[str, int | None], list[tuple[float, float]]] = {}
     say("teachers")
-    teachers = digits_teachers(range(access.seeds), access.teacher_steps, access.hidden, learning_rate=1e-3)
+    teachers = digits_teachers(
+        range(settings.seeds), settings.teacher_steps, settings.hidden, learning_rate=1e-3
+    )
     for seed, teacher in enumerate(teachers):
-        say(f"students of teacher {seed + 1} of {access.seeds}")
+        say(f"students of teacher {seed + 1} of {settings.seeds}")
         probs = probabilities(teacher, digits.train_inputs)
         draw = np.random.default_rng(seed)
-        for count in (None, *access.labels):
+        for count in (None, *settings.labels):
             seen = probs if count is None else draw.multinomial(count, probs) / count
             with np.errstate(divide="ignore"):  # a label never drawn has probability 0
                 targets = np.log(seen).astype(np.float32)
             for name in SOFTENERS:
                 plan = distill.stages(
                     operator=name,
-                    temperature=access.temperature,
+                    temperature=settings.temperature,
                     sparsity=0.0,
                     num_stages=1,
-                    total_steps=access.steps,
+                    total_steps=settings.steps,
                     alpha=0.0,
                     soften_student=True,
                 )
                 final = distill.run(
-                    network(access.hidden, 1000 + seed),
+                    network(settings.hidden, 1000 + seed),
                     jnp.asarray(targets),
                     digits,
                     plan,
                     optimizer=optimizer,
                     seed=seed,
-                    record_every=access.steps,
+                    record_every=settings.steps,
                 ).final
                 found.setdefault((name, count), []).append((final.mean_nll, final.accuracy))
     return [
@@ -232,11 +234,11 @@ def _row(rows: Sequence[dict[str, Any]], name: str, count: int | None) -> dict[s
     return next(r for r in rows if (r["operator"], r["labels"]) == (name, count))
 
 
-def _gaps(access: Access, rows: Sequence[dict[str, Any]]) -> list[Evidence]:
+def _gaps(settings: Settings, rows: Sequence[dict[str, Any]]) -> list[Evidence]:
     """What sampling costs, against the same student taught by the probabilities."""
     words = []
     for name in SOFTENERS:
-        for count in (min(access.labels), max(access.labels)):
+        for count in (min(settings.labels), max(settings.labels)):
             cost = distill.paired_difference(
                 _row(rows, name, count)["values"], _row(rows, name, None)["values"]
             )
@@ -251,8 +253,8 @@ def _gaps(access: Access, rows: Sequence[dict[str, Any]]) -> list[Evidence]:
     ]
 
 
-def _verdict(access: Access, rows: Sequence[dict[str, Any]], biases: dict[str, float]) -> str:
-    fewest = min(access.labels)
+def _verdict(settings: Settings, rows: Sequence[dict[str, Any]], biases: dict[str, float]) -> str:
+    fewest = min(settings.labels)
     nll = {name: _row(rows, name, fewest)["nll"] for name in SOFTENERS}
     paired = distill.paired_difference(
         _row(rows, "mixture", fewest)["values"], _row(rows, "power", fewest)["values"]
@@ -273,10 +275,10 @@ def _verdict(access: Access, rows: Sequence[dict[str, Any]], biases: dict[str, f
     )
 
 
-def _table(access: Access, rows: Sequence[dict[str, Any]]) -> Table:
+def _table(settings: Settings, rows: Sequence[dict[str, Any]]) -> Table:
     return Table(
-        caption=f"Students of {access.steps} steps under T = {access.temperature:g}, both sides softened, no "
-        f"hard labels; {access.seeds} seeds, 95 % Student-t intervals.",
+        caption=f"Students of {settings.steps} steps under T = {settings.temperature:g}, both sides "
+        f"softened, no hard labels; {settings.seeds} seeds, 95 % Student-t intervals.",
         columns=["operator", "labels an image", "test NLL, nats", "accuracy, %"],
         rows=[
             [
@@ -290,19 +292,19 @@ def _table(access: Access, rows: Sequence[dict[str, Any]]) -> Table:
     )
 
 
-def _figure(access: Access, rows: Sequence[dict[str, Any]]) -> "Figure":
+def _figure(settings: Settings, rows: Sequence[dict[str, Any]]) -> "Figure":
     import matplotlib as mpl
 
     styles = {"power": ("blue", "o"), "mixture": ("vermillion", "^")}
     with mpl.rc_context(FIGURE_STYLE):
         drawn, axes = new_figure(6.0, 3.8)
         for name, (colour, marker) in styles.items():
-            intervals = [_row(rows, name, count)["nll"] for count in access.labels]
+            intervals = [_row(rows, name, count)["nll"] for count in settings.labels]
             means = [i.mean for i in intervals]
-            axes.plot(access.labels, means, marker=marker, color=OKABE_ITO[colour], lw=1.8, label=name)
+            axes.plot(settings.labels, means, marker=marker, color=OKABE_ITO[colour], lw=1.8, label=name)
             if all(i.low is not None for i in intervals):
                 axes.fill_between(
-                    access.labels,
+                    settings.labels,
                     [i.low for i in intervals],
                     [i.high for i in intervals],
                     color=OKABE_ITO[colour],
@@ -311,7 +313,7 @@ def _figure(access: Access, rows: Sequence[dict[str, Any]]) -> "Figure":
                 )
             axes.axhline(_row(rows, name, None)["nll"].mean, color=OKABE_ITO[colour], lw=1.2, ls=(0, (4, 3)))
         axes.set_xscale("log", base=2)
-        axes.set_xticks(access.labels, [str(n) for n in access.labels])
+        axes.set_xticks(settings.labels, [str(n) for n in settings.labels])
         axes.set_xlabel("sampled labels an image, N")
         axes.set_ylabel("test NLL, nats")
         axes.set_ylim(bottom=0)

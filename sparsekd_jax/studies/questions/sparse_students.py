@@ -27,7 +27,7 @@ STATEMENT = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class Settings:
     """The conditions of the map, and the effort of a cell.
 
     Attributes:
@@ -63,7 +63,7 @@ class Grid:
         return [(operator, t, s) for (operator, t), s in itertools.product(sides, self.sparsities)]
 
 
-FULL = Grid(
+FULL = Settings(
     sizes=(100, 400, 1347),
     sparsities=(0.0, 0.5, 0.8, 0.9, 0.95),
     operators=("power", "mixture", "tsallis(1.5)"),
@@ -72,20 +72,20 @@ FULL = Grid(
 
 
 def answer(
-    *, full: bool = False, on_progress: Callable[[str], None] | None = None, grid: Grid | None = None
+    *, full: bool = False, on_progress: Callable[[str], None] | None = None, settings: Settings | None = None
 ) -> Answer:
     """RQ1 answered.
 
     Args:
         full: the committed map in place of the small one; minutes instead of about one.
         on_progress: called with what is being trained.
-        grid: conditions of your own.
+        settings: conditions and sizes of your own.
 
     Returns:
         The answer, with its map.
     """
-    grid = grid or (FULL if full else Grid())
-    cells, gaps = _cells(grid, on_progress or (lambda _: None))
+    settings = settings or (FULL if full else Settings())
+    cells, gaps = _cells(settings, on_progress or (lambda _: None))
     sparse = [cell for cell in cells if cell["sparsity"] > 0]
     won, lost = (_of(sparse, verdict) for verdict in ("sparse wins", "dense wins"))
     evidence = [
@@ -110,37 +110,37 @@ def answer(
         question=QUESTION,
         statement=STATEMENT,
         evidence=evidence,
-        verdict=contradicted(evidence) or _verdict(grid, sparse, won, lost, cells),
-        tables=[_table(grid, cells)],
+        verdict=contradicted(evidence) or _verdict(settings, sparse, won, lost, cells),
+        tables=[_table(settings, cells)],
         pictures=[
             Picture(
                 "sparse-students",
-                figure(grid, cells),
+                figure(settings, cells),
                 "Maps, one a training size, of the advantage of students over their teachers by sparsity, "
                 "operator and temperature; the numbers are in the table.",
                 "Risk of the teacher minus risk of the student (Brier score × 1,000), "
-                f"{grid.members} resampled pairs a cell. Blue: the student is better; orange: the teacher "
-                "is. In bold: the 95 % interval excludes 0. At 0 % zeros stands the control, a dense student "
-                "taught alike.",
+                f"{settings.members} resampled pairs a cell. Blue: the student is better; orange: the "
+                "teacher is. In bold: the 95 % interval excludes 0. At 0 % zeros stands the control, a dense "
+                "student taught alike.",
             )
         ],
-        settings=dataclasses.asdict(grid),
+        settings=dataclasses.asdict(settings),
     )
 
 
-def _cells(grid: Grid, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], list[float]]:
+def _cells(settings: Settings, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], list[float]]:
     """Every cell of the map, and how far the identity of the risks is off in each."""
     digits = data.digits()
     optimizer = optax.adamw(1e-3)
-    plans = {condition: _plan(grid, *condition) for condition in grid.conditions()}
+    plans = {condition: _plan(settings, *condition) for condition in settings.conditions()}
     cells, gaps = [], []
-    for size in grid.sizes:
+    for size in settings.sizes:
         pairs = distill.ensemble(
-            functools.partial(network, grid.hidden),
+            functools.partial(network, settings.hidden),
             digits,
             {str(condition): plan for condition, plan in plans.items()},
-            members=grid.members,
-            teacher_steps=grid.teacher_steps,
+            members=settings.members,
+            teacher_steps=settings.teacher_steps,
             optimizer=optimizer,
             seed=0,
             size=size,
@@ -162,7 +162,7 @@ def _cells(grid: Grid, say: Callable[[str], None]) -> tuple[list[dict[str, Any]]
                     "verdict": found.verdict,
                     "teachers": teachers,
                     "students": _variance_and_risk(students, pairs.labels),
-                    "control": _over_control(grid, students, control, pairs.labels),
+                    "control": _over_control(settings, students, control, pairs.labels),
                     **{
                         name: dataclasses.asdict(getattr(found, name))
                         for name in ("delta_variance", "delta_bias_squared", "advantage")
@@ -179,12 +179,12 @@ def _variance_and_risk(probs: np.ndarray, labels: np.ndarray) -> tuple[float, fl
 
 
 def _over_control(
-    grid: Grid, students: np.ndarray, control: np.ndarray | None, labels: np.ndarray
+    settings: Settings, students: np.ndarray, control: np.ndarray | None, labels: np.ndarray
 ) -> dict[str, Any] | None:
     """Sparse students beside dense ones of the same training, alone and as one of all such cells."""
     if control is None:
         return None
-    cells = len(grid.sizes) * sum(sparsity > 0 for *_, sparsity in grid.conditions())
+    cells = len(settings.sizes) * sum(sparsity > 0 for *_, sparsity in settings.conditions())
     alone = bias_variance.compare(students, control, labels=labels)
     jointly = bias_variance.compare(students, control, labels=labels, level=1 - 0.05 / cells)
     return {
@@ -198,15 +198,15 @@ def _saying(say: Callable[[str], None], size: int) -> Callable[[int, int], None]
     return lambda done, total: say(f"{size} examples, pair {done} of {total}")
 
 
-def _plan(grid: Grid, operator: str, temperature: float, sparsity: float) -> distill.Plan:
+def _plan(settings: Settings, operator: str, temperature: float, sparsity: float) -> distill.Plan:
     name = "power" if operator == "identity" else operator
     return distill.stages(
         operator=operators.parse(name),
         temperature=temperature,
         sparsity=sparsity,
         num_stages=1 if sparsity == 0 else 3,
-        total_steps=grid.steps,
-        alpha=grid.alpha,
+        total_steps=settings.steps,
+        alpha=settings.alpha,
     )
 
 
@@ -246,8 +246,8 @@ def _control(cells: Sequence[dict[str, Any]]) -> list[Evidence]:
             for verdict in ("sparse wins", "dense wins")
         )
         found.append(
-            f"of {name}, {better} beat the dense student of the same training and {worse} lose to it (jointly "
-            f"over the map {jointly_better} and {jointly_worse})"
+            f"of {name}, {better} beat the dense student of the same training and {worse} lose to it "
+            f"(jointly over the map {jointly_better} and {jointly_worse})"
         )
     joint = [c["control"]["joint_verdict"] for c in won]
     stands = False if "dense wins" in joint else True if won and set(joint) == {"sparse wins"} else None
@@ -284,7 +284,7 @@ def _witness() -> Evidence:
 
 
 def _verdict(
-    grid: Grid,
+    settings: Settings,
     sparse: Sequence[dict[str, Any]],
     won: Sequence[dict[str, Any]],
     lost: Sequence[dict[str, Any]],
@@ -293,9 +293,9 @@ def _verdict(
     undecided = len(sparse) - len(won) - len(lost)
     parts = [
         f"Of {len(sparse)} conditions with a sparse student, it beats its dense teacher in {len(won)}, loses "
-        f"in {len(lost)}, and {undecided} are undecided at {grid.members} pairs."
+        f"in {len(lost)}, and {undecided} are undecided at {settings.members} pairs."
     ]
-    for size in grid.sizes:
+    for size in settings.sizes:
         here = [c for c in sparse if c["size"] == size]
         wins = sorted({c["sparsity"] for c in _of(here, "sparse wins")})
         losses = sorted({c["sparsity"] for c in _of(here, "dense wins")})
@@ -337,16 +337,16 @@ def _where(cells: Sequence[dict[str, Any]]) -> str:
     return f" ({'; '.join(shares)})" if shares else ""
 
 
-def _table(grid: Grid, cells: Sequence[dict[str, Any]]) -> Table:
+def _table(settings: Settings, cells: Sequence[dict[str, Any]]) -> Table:
     def shown(estimate: dict[str, Any]) -> str:
         value, low, high = (1000 * estimate[key] for key in ("value", "low", "high"))
         return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
     return Table(
-        caption=f"Brier score × 1,000, {grid.members} resampled pairs a row; differences are teacher minus "
-        "student (ΔBias² student minus teacher), in brackets 95 % two-way jackknife intervals (pairs × test "
-        "images). The labels' noise is part of both risks, and of no difference. The last column is the risk "
-        "of the dense student of the same training minus that of the sparse one.",
+        caption=f"Brier score × 1,000, {settings.members} resampled pairs a row; differences are teacher "
+        "minus student (ΔBias² student minus teacher), in brackets 95 % two-way jackknife intervals (pairs × "
+        "test images). The labels' noise is part of both risks, and of no difference. The last column is the "
+        "risk of the dense student of the same training minus that of the sparse one.",
         columns=[
             "examples",
             "operator",
@@ -379,11 +379,11 @@ def _table(grid: Grid, cells: Sequence[dict[str, Any]]) -> Table:
     )
 
 
-def figure(grid: Grid, cells: Sequence[dict[str, Any]]) -> "Figure":
+def figure(settings: Settings, cells: Sequence[dict[str, Any]]) -> "Figure":
     """The map: a panel a training size, rows operator and temperature, columns sparsity.
 
     Args:
-        grid: its conditions.
+        settings: its conditions.
         cells: as the answer's table has them.
 
     Returns:
@@ -402,15 +402,15 @@ def figure(grid: Grid, cells: Sequence[dict[str, Any]]) -> "Figure":
     norm = SymLogNorm(linthresh=1.0, vmin=-reach, vmax=reach)
     with mpl.rc_context({"font.size": 9.5}):
         drawn = Figure(
-            figsize=(1.6 + 0.72 * len(grid.sparsities) * len(grid.sizes), 1.4 + 0.42 * len(sides)),
+            figsize=(1.6 + 0.72 * len(settings.sparsities) * len(settings.sizes), 1.4 + 0.42 * len(sides)),
             layout="constrained",
         )
-        panels = np.atleast_1d(drawn.subplots(ncols=len(grid.sizes), sharey=True))
-        for axes, size in zip(panels, grid.sizes, strict=True):
+        panels = np.atleast_1d(drawn.subplots(ncols=len(settings.sizes), sharey=True))
+        for axes, size in zip(panels, settings.sizes, strict=True):
             here = [c for c in cells if c["size"] == size]
-            field = np.full((len(sides), len(grid.sparsities)), np.nan)
+            field = np.full((len(sides), len(settings.sparsities)), np.nan)
             for c in here:
-                at = sides.index((c["operator"], c["temperature"])), grid.sparsities.index(c["sparsity"])
+                at = sides.index((c["operator"], c["temperature"])), settings.sparsities.index(c["sparsity"])
                 field[at] = 1000 * c["advantage"]["value"]
                 decided = c["verdict"] != "undecided"
                 axes.text(
@@ -425,7 +425,7 @@ def figure(grid: Grid, cells: Sequence[dict[str, Any]]) -> "Figure":
                 )
             image: Any = axes.imshow(field, cmap=colours, norm=norm, aspect="auto")
             axes.set_title(f"{size:,} examples", fontsize=10)
-            axes.set_xticks(range(len(grid.sparsities)), [f"{100 * s:g}" for s in grid.sparsities])
+            axes.set_xticks(range(len(settings.sparsities)), [f"{100 * s:g}" for s in settings.sparsities])
             axes.set_xlabel("zeros, %")
             axes.tick_params(length=0)
             for side in axes.spines.values():

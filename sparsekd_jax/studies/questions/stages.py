@@ -34,7 +34,7 @@ Moduli = dict[str, list[homotopy.Modulus]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Effort:
+class Settings:
     """What is trained.
 
     Attributes:
@@ -56,7 +56,7 @@ class Effort:
     temperature: float = 4.0
 
 
-FULL = Effort(sparsities=(0.5, 0.8, 0.95, 0.98), stages=(1, 2, 3, 5, 10), seeds=10)
+FULL = Settings(sparsities=(0.5, 0.8, 0.95, 0.98), stages=(1, 2, 3, 5, 10), seeds=10)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,21 +71,21 @@ class _Run:
 
 
 def answer(
-    *, full: bool = False, on_progress: Callable[[str], None] | None = None, effort: Effort | None = None
+    *, full: bool = False, on_progress: Callable[[str], None] | None = None, settings: Settings | None = None
 ) -> Answer:
     """RQ2 answered.
 
     Args:
         full: more sparsities, stages and seeds; minutes instead of about one.
         on_progress: called with what is being trained.
-        effort: settings of your own.
+        settings: sizes of your own.
 
     Returns:
         The answer, with paths and a table.
     """
-    effort = effort or (FULL if full else Effort())
-    runs, moduli = _runs(effort, on_progress or (lambda _: None))
-    compared = _comparisons(effort, runs)
+    settings = settings or (FULL if full else Settings())
+    runs, moduli = _runs(settings, on_progress or (lambda _: None))
+    compared = _comparisons(settings, runs)
     worst = max(run.path.chord - run.path.length for run in runs)
     evidence = [
         Evidence(
@@ -95,32 +95,32 @@ def answer(
             worst < 1e-6,
         ),
         *_continuity(moduli),
-        *_evidence(effort, compared),
+        *_evidence(settings, compared),
     ]
-    hardest = max(effort.sparsities)
+    hardest = max(settings.sparsities)
     return Answer(
         number=2,
         question=QUESTION,
         statement=STATEMENT,
         evidence=evidence,
         verdict=contradicted(evidence) or _verdict(compared, moduli),
-        tables=[_table(effort, runs, compared)],
+        tables=[_table(settings, runs, compared)],
         pictures=[
             Picture(
                 "stage-paths",
                 _path_figure(
-                    {_label(n): [r.path for r in _of(runs, hardest, n, "total")] for n in effort.stages}
+                    {_label(n): [r.path for r in _of(runs, hardest, n, "total")] for n in settings.stages}
                 ),
                 "Distance to the teacher and step lengths along the paths of one-shot and staged pruning.",
-                f"Pruned to {100 * hardest:g} % with {effort.steps} steps in all, {effort.seeds} seeds "
+                f"Pruned to {100 * hardest:g} % with {settings.steps} steps in all, {settings.seeds} seeds "
                 "(pale) and their means. Every prune leaves the path for a hollow point; its recovery leads "
                 "back.",
             ),
             Picture(
                 "budgets-crossover",
-                _crossover_figure(effort, runs),
+                _crossover_figure(settings, runs),
                 "Test error of staged minus one-shot pruning against the sparsity, under both budgets.",
-                f"{max(effort.stages)} stages against one shot, {effort.seeds} paired seeds with 95 % "
+                f"{max(settings.stages)} stages against one shot, {settings.seeds} paired seeds with 95 % "
                 "intervals, filled where they exclude 0: with the same steps in all, and with as many steps "
                 "for each stage as one shot has for itself.",
             ),
@@ -129,36 +129,38 @@ def answer(
                 _modulus_figure(moduli),
                 "Modulus of continuity of two prune maps against the step in sparsity, for each teacher.",
                 "How far the function moves at most when the sparsity rises by h: cutting weights by "
-                f"magnitude, and fading the same weights out, for {effort.seeds} teachers (pale) and their "
+                f"magnitude, and fading the same weights out, for {settings.seeds} teachers (pale) and their "
                 "geometric means. A straight line of slope 1 is a Lipschitz map.",
             ),
         ],
-        settings=dataclasses.asdict(effort),
+        settings=dataclasses.asdict(settings),
     )
 
 
-def _runs(effort: Effort, say: Callable[[str], None]) -> tuple[list[_Run], Moduli]:
+def _runs(settings: Settings, say: Callable[[str], None]) -> tuple[list[_Run], Moduli]:
     digits = data.digits()
     probes = jnp.asarray(digits.test_inputs)
     optimizer = optax.adamw(1e-3)
-    loss = _loss_of(digits, effort)
+    loss = _loss_of(digits, settings)
     runs: list[_Run] = []
     moduli: Moduli = {}
     say("teachers")
-    teachers = digits_teachers(range(effort.seeds), effort.teacher_steps, effort.hidden, learning_rate=1e-3)
+    teachers = digits_teachers(
+        range(settings.seeds), settings.teacher_steps, settings.hidden, learning_rate=1e-3
+    )
     for seed, teacher in enumerate(teachers):
         for name, modulus in _moduli(teacher, probes).items():
             moduli.setdefault(name, []).append(modulus)
-        for share in effort.sparsities:
-            for n in effort.stages:
+        for share in settings.sparsities:
+            for n in settings.stages:
                 for budget in BUDGETS if n > 1 else BUDGETS[:1]:
-                    say(f"seed {seed + 1} of {effort.seeds}: {100 * share:g} % in {_label(n)}")
-                    runs.append(_train(effort, digits, teacher, optimizer, loss, share, n, budget, seed))
+                    say(f"seed {seed + 1} of {settings.seeds}: {100 * share:g} % in {_label(n)}")
+                    runs.append(_train(settings, digits, teacher, optimizer, loss, share, n, budget, seed))
     return runs, moduli
 
 
 def _train(
-    effort: Effort,
+    settings: Settings,
     digits: data.Arrays,
     teacher: nnx.Module,
     optimizer: optax.GradientTransformation,
@@ -168,26 +170,26 @@ def _train(
     budget: str,
     seed: int,
 ) -> _Run:
-    steps = {"total_steps" if budget == "total" else "steps_per_stage": effort.steps}
+    steps = {"total_steps" if budget == "total" else "steps_per_stage": settings.steps}
     plan = distill.stages(
         sparsity=share,
         num_stages=stages,
         schedule="one-shot" if stages == 1 else "cubic",
-        temperature=effort.temperature,
+        temperature=settings.temperature,
         **steps,  # type: ignore[arg-type]
     )
     result = distill.run(
-        teacher, teacher, digits, plan, optimizer=optimizer, seed=seed, record_every=effort.steps
+        teacher, teacher, digits, plan, optimizer=optimizer, seed=seed, record_every=settings.steps
     )
     path = homotopy.path_of_result(result, jnp.asarray(digits.test_inputs))
     barriers = [homotopy.barrier(loss, a, b, points=7).height for a, b in itertools.pairwise(result.path)]
     return _Run(share, stages, budget, seed, result.final.accuracy, path, max(barriers))
 
 
-def _loss_of(digits: data.Arrays, effort: Effort) -> Callable[[Any], jax.Array]:
+def _loss_of(digits: data.Arrays, settings: Settings) -> Callable[[Any], jax.Array]:
     """Training loss of the study's network as a function of its parameters; one object, compiled once."""
     inputs, labels = jnp.asarray(digits.train_inputs[:512]), jnp.asarray(digits.train_labels[:512])
-    graphdef, state = nnx.split(network(effort.hidden, 0))
+    graphdef, state = nnx.split(network(settings.hidden, 0))
 
     def loss(pure: Any) -> jax.Array:
         own = jax.tree.map(lambda leaf: leaf, state)
@@ -248,12 +250,12 @@ def _of(runs: Sequence[_Run], share: float, stages: int, budget: str) -> list[_R
     return [r for r in runs if (r.sparsity, r.stages, r.budget) == (share, stages, budget)]
 
 
-def _comparisons(effort: Effort, runs: Sequence[_Run]) -> list[dict[str, Any]]:
+def _comparisons(settings: Settings, runs: Sequence[_Run]) -> list[dict[str, Any]]:
     """Staged minus one-shot, paired by seed: accuracy, and distance to the teacher."""
     found = []
-    for share in effort.sparsities:
+    for share in settings.sparsities:
         one = _of(runs, share, 1, "total")
-        for n in effort.stages:
+        for n in settings.stages:
             for budget in BUDGETS if n > 1 else ():
                 many = _of(runs, share, n, budget)
                 gain = distill.paired_difference([r.accuracy for r in many], [r.accuracy for r in one])
@@ -273,7 +275,7 @@ def _wins(found: Sequence[dict[str, Any]], key: str) -> tuple[int, int]:
     return sum(low > 0 for low, _ in bounds), sum(high < 0 for _, high in bounds)
 
 
-def _evidence(effort: Effort, compared: Sequence[dict[str, Any]]) -> list[Evidence]:
+def _evidence(settings: Settings, compared: Sequence[dict[str, Any]]) -> list[Evidence]:
     evidence = []
     words = {"total": "with the same steps in all", "stage": "with steps of its own for every stage"}
     for budget in BUDGETS:
@@ -284,7 +286,7 @@ def _evidence(effort: Effort, compared: Sequence[dict[str, Any]]) -> list[Eviden
             Evidence(
                 "measurement",
                 f"stages beat one shot {words[budget]}",
-                f"of {len(here)} comparisons over {effort.seeds} paired seeds accuracy is higher in {up}, "
+                f"of {len(here)} comparisons over {settings.seeds} paired seeds accuracy is higher in {up}, "
                 f"lower in {down} (95 % intervals off 0); the student ends nearer to its teacher in {near}, "
                 f"farther in {far}",
                 None if 0 < up < len(here) or not here else up == len(here),
@@ -350,10 +352,10 @@ def _label(stages: int) -> str:
     return "one shot" if stages == 1 else f"{stages} stages"
 
 
-def _table(effort: Effort, runs: Sequence[_Run], compared: Sequence[dict[str, Any]]) -> Table:
+def _table(settings: Settings, runs: Sequence[_Run], compared: Sequence[dict[str, Any]]) -> Table:
     rows = []
-    for share in effort.sparsities:
-        for n in effort.stages:
+    for share in settings.sparsities:
+        for n in settings.stages:
             for budget in BUDGETS if n > 1 else BUDGETS[:1]:
                 here = _of(runs, share, n, budget)
                 match = [
@@ -373,10 +375,10 @@ def _table(effort: Effort, runs: Sequence[_Run], compared: Sequence[dict[str, An
                     ]
                 )
     return Table(
-        caption=f"Means over {effort.seeds} seeds. Gain: accuracy minus that of one shot, points, paired by "
-        "seed, with 95 % Student-t intervals. Lengths: Fisher–Rao, radians, mean over test images. Barrier: "
-        "nats of training loss above the chord from the pruned student to the recovered one, the largest of "
-        "its stages.",
+        caption=f"Means over {settings.seeds} seeds. Gain: accuracy minus that of one shot, points, paired "
+        "by seed, with 95 % Student-t intervals. Lengths: Fisher–Rao, radians, mean over test images. "
+        "Barrier: nats of training loss above the chord from the pruned student to the recovered one, the "
+        "largest of its stages.",
         columns=[
             "zeros, %",
             "stages",
@@ -402,13 +404,13 @@ def _path_figure(paths: dict[str, list[homotopy.HomotopyPath]]) -> "Figure":
     return drawn
 
 
-def _crossover_figure(effort: Effort, runs: Sequence[_Run]) -> "Figure":
+def _crossover_figure(settings: Settings, runs: Sequence[_Run]) -> "Figure":
     import matplotlib as mpl
 
     def errors(share: float, stages: int, budget: str) -> np.ndarray:
         return 100 * (1 - np.array([run.accuracy for run in _of(runs, share, stages, budget)]))
 
-    shares, most = sorted(effort.sparsities), max(effort.stages)
+    shares, most = sorted(settings.sparsities), max(settings.stages)
     differences = {
         words: np.stack([errors(s, most, budget) - errors(s, 1, "total") for s in shares])
         for budget, words in (("total", "the same steps in all"), ("stage", "steps of its own a stage"))

@@ -46,7 +46,7 @@ class Amplification:
         operator: its name.
         temperature: T.
         p: ``[K]``, what is sampled from.
-        num_samples: n.
+        num_draws: n.
         before: of p̂, exactly ``p(1 − p)/n``.
         delta: of F_T(p̂) to first order in 1/n, or None if not asked for.
         monte_carlo: of F_T(p̂) from draws, with standard errors, or None.
@@ -56,7 +56,7 @@ class Amplification:
     operator: str
     temperature: float
     p: np.ndarray
-    num_samples: int
+    num_draws: int
     before: ClassVariances
     delta: ClassVariances | None = None
     monte_carlo: ClassVariances | None = None
@@ -84,7 +84,7 @@ class Amplification:
     def __str__(self) -> str:
         methods = {"exact": self.exact, "delta": self.delta, "Monte Carlo": self.monte_carlo}
         ran = {name: after for name, after in methods.items() if after is not None}
-        lines = [f"{self.operator} at T = {self.temperature:g}, n = {self.num_samples}"]
+        lines = [f"{self.operator} at T = {self.temperature:g}, n = {self.num_draws}"]
         lines.append("  class         p    before" + "".join(f"{name:>22}" for name in ran))
         for k, mass in enumerate(self.p):
             cells = [f"{v.per_class[k]:.3e} (×{self.ratio(v)[k]:.3g})" for v in ran.values()]
@@ -101,7 +101,7 @@ def variance_amplification(
     operator: Operator,
     p: Float[ArrayLike, " K"],
     temperature: float,
-    num_samples: int,
+    num_draws: int,
     *,
     method: Method = "delta",
     key: Array | None = None,
@@ -116,7 +116,7 @@ def variance_amplification(
         operator: a softening operator, or a plain jax function ``(p, T) -> q``.
         p: ``[K]``, what the n labels are drawn from.
         temperature: scalar T.
-        num_samples: n ≥ 1.
+        num_draws: n ≥ 1.
         method: which of the above.
         key: a random key, for "monte-carlo" and "both".
         draws: how many p̂, at least 2.
@@ -143,28 +143,28 @@ def variance_amplification(
     """
     if method not in ("delta", "monte-carlo", "both", "exact"):
         raise ValueError(f"method is {method!r}; it is 'delta', 'monte-carlo', 'both' or 'exact'")
-    if np.ndim(p) != 1 or num_samples < 1 or draws < 2:
+    if np.ndim(p) != 1 or num_draws < 1 or draws < 2:
         raise ValueError(
-            f"p has shape {np.shape(p)}, num_samples is {num_samples}, draws {draws}; they are [K], ≥ 1, ≥ 2"
+            f"p has shape {np.shape(p)}, num_draws is {num_draws}, draws {draws}; they are [K], ≥ 1, ≥ 2"
         )
     row = rows_of(operator, p, temperature)
     if row.max() == 1:
         raise ValueError("p is a vertex: every sample is the same, so there is no variance to amplify")
     delta = sampled = exact = None
     if method in ("delta", "both"):
-        delta = ClassVariances(delta_variance(operator, row, temperature) / num_samples)
+        delta = ClassVariances(delta_variance(operator, row, temperature) / num_draws)
     if method in ("monte-carlo", "both"):
-        sampled = _monte_carlo(operator, row, temperature, num_samples, key, draws)
+        sampled = _monte_carlo(operator, row, temperature, num_draws, key, draws)
     if method == "exact":
-        outcomes, weights = outcomes_of(row[None], num_samples)
-        softened = _soften_samples(operator, outcomes / num_samples, temperature)
+        outcomes, weights = outcomes_of(row[None], num_draws)
+        softened = _soften_samples(operator, outcomes / num_draws, temperature)
         exact = ClassVariances(_weighted_variance(weights, softened)[0])
     return Amplification(
         operator=operator_name(operator),
         temperature=float(temperature),
         p=row,
-        num_samples=num_samples,
-        before=ClassVariances(row * (1 - row) / num_samples),
+        num_draws=num_draws,
+        before=ClassVariances(row * (1 - row) / num_draws),
         delta=delta,
         monte_carlo=sampled,
         exact=exact,
@@ -180,31 +180,31 @@ class AmplificationMap:
     Attributes:
         operator: its name.
         temperature: T.
-        num_samples: n; None in the limit of many.
+        num_draws: n; None in the limit of many.
         points: ``[N, 3]`` distributions.
         ratio: ``[N]``, total variance of F_T(p̂) over that of p̂.
     """
 
     operator: str
     temperature: float
-    num_samples: int | None
+    num_draws: int | None
     points: np.ndarray
     ratio: np.ndarray
 
     def __str__(self) -> str:
-        samples = "n → ∞" if self.num_samples is None else f"n = {self.num_samples}"
+        samples = "n → ∞" if self.num_draws is None else f"n = {self.num_draws}"
         return f"{self.operator}, T = {self.temperature:g}, {samples}"
 
 
 def amplification_map(
-    operator: Operator, temperature: float, num_samples: int | None = None, *, resolution: int = 48
+    operator: Operator, temperature: float, num_draws: int | None = None, *, resolution: int = 48
 ) -> AmplificationMap:
     """Where on the simplex of three classes an operator raises the variance of its targets, and where not.
 
     Args:
         operator: a softening operator, or a plain jax function ``(p, T) -> q``.
         temperature: scalar T.
-        num_samples: n, up to 600, for the exact ratio; None for the limit of many samples (delta method),
+        num_draws: n, up to 600, for the exact ratio; None for the limit of many samples (delta method),
             the only one for an operator that is not defined where a sample has an empty class.
         resolution: points along an edge.
 
@@ -226,16 +226,16 @@ def amplification_map(
     points = (points[(points > 0).all(-1)] - 1 / 3) / (resolution - 1)  # inside, symmetric, summing to 1
     points = rows_of(operator, points, temperature)
     before = 1 - np.sum(points**2, axis=-1)
-    if num_samples is None:
+    if num_draws is None:
         after = delta_variance(operator, points, temperature).sum(-1)
     else:
-        outcomes, weights = outcomes_of(points, num_samples)
-        softened = _soften_samples(operator, outcomes / num_samples, temperature)
-        after = num_samples * _weighted_variance(weights, softened).sum(-1)
+        outcomes, weights = outcomes_of(points, num_draws)
+        softened = _soften_samples(operator, outcomes / num_draws, temperature)
+        after = num_draws * _weighted_variance(weights, softened).sum(-1)
     return AmplificationMap(
         operator=operator_name(operator),
         temperature=float(temperature),
-        num_samples=num_samples,
+        num_draws=num_draws,
         points=points,
         ratio=after / before,
     )
@@ -251,7 +251,7 @@ def _soften_samples(operator: Operator, samples: np.ndarray, temperature: float)
         if empty.any():
             raise ValueError(
                 f"{int(empty.sum())} of {len(samples)} samples have an empty class, where {operator.name} is "
-                "not defined: use method='delta' (num_samples=None for a map), or another operator"
+                "not defined: use method='delta' (num_draws=None for a map), or another operator"
             )
     out = soften(operator, samples, temperature)
     simplex.refuse(
