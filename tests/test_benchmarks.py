@@ -127,7 +127,11 @@ def test_losses_are_set_beside_the_plain_one_with_their_errors():
     names = [row["loss"] for row in result["rows"]]
     assert set(fused_loss.JITTED) <= set(names)
     assert result["rows"][0]["ratio"] == 1
+    assert fused_loss.FLOOR in names
     for row in result["rows"]:
+        if row["loss"] == fused_loss.FLOOR:
+            assert row["value_error"] is None, "products are no loss"
+            continue
         assert row["value_error"] < 1e-5
         assert row["gradient_error"] < 1e-5
     assert set(result["growth"]["exponents"]) == {"median_ms", "temporaries_mb", "plain_temporaries_mb"}

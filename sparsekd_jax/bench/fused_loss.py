@@ -4,7 +4,8 @@ Each candidate returns the mean of ``(1 − α)·T²·KL + α·CE`` over all tok
 by the student's hidden states and output matrix, in float32. Compilation is timed apart; a round calls each
 candidate once, and a ratio is the median over rounds of the ratio to the plain loss within a round.
 Temporaries are what the compiled program says of itself, beyond arguments and results; PyTorch says nothing.
-Errors are against numpy in float64, a few tokens at a time.
+Errors are against numpy in float64, a few tokens at a time. The four products of hidden states and matrices
+that each of them needs are timed alone as well: the least that any of them can take.
 
 Then the growth with the vocabulary, at fewer tokens: time and temporaries of the fused loss, the temporaries
 that the plain one would have (it is compiled, not run), and the exponents that fit.
@@ -25,7 +26,7 @@ from sparsekd_jax import distill, operators
 from sparsekd_jax.bench._tables import bare_table
 from sparsekd_jax.bench.timing import Compiled, compiled, exponent, interleave, ratio
 
-BASELINE, FUSED = "plain: distillation_loss", "fused"
+BASELINE, FUSED, FLOOR = "plain: distillation_loss", "fused", "its four products alone"
 _T, _ALPHA = 2.0, 0.1
 Arrays = tuple[Any, Any, Any, Any, Any]
 """Student's hidden states and matrix, teacher's, labels."""
@@ -47,6 +48,13 @@ def _optax(h: Any, w: Any, ht: Any, wt: Any, y: Any) -> Any:
     soft = optax.losses.kl_divergence(jax.nn.log_softmax(z / _T), jax.nn.softmax(zt / _T))
     hard = optax.losses.softmax_cross_entropy_with_integer_labels(z, y)
     return ((1 - _ALPHA) * _T**2 * soft + _ALPHA * hard).mean()
+
+
+def _products(h: Any, w: Any, ht: Any, wt: Any, y: Any) -> Any:
+    """The logits of both sides, and what a derivative by the student's makes of its matrix and states."""
+    del y
+    slope = h @ w - ht @ wt
+    return slope @ w.T, h.T @ slope
 
 
 JITTED = {BASELINE: _plain, FUSED: _fused, "optax.losses": _optax}
@@ -151,6 +159,9 @@ def measure(
         program = _compile(function, arrays)
         rows.append({"loss": name, "compile_s": program.seconds, "temporaries_mb": program.temporaries_mb})
         calls.append(program.call(*arrays))
+    floor = compiled(_products, *arrays)
+    rows.append({"loss": FLOOR, "compile_s": floor.seconds, "temporaries_mb": floor.temporaries_mb})
+    calls.append(floor.call(*arrays))
     rival = _torch(arrays)
     if rival is not None:
         rows.append({"loss": "PyTorch", "compile_s": None, "temporaries_mb": None})
@@ -159,7 +170,10 @@ def measure(
     exact = _reference(arrays)
     for row, call in zip(rows, calls, strict=True):  # the warm-up
         progress(f"warming {row['loss']} up")
-        row |= _errors(call(), exact)
+        found = call()
+        row |= (
+            {"value_error": None, "gradient_error": None} if row["loss"] == FLOOR else _errors(found, exact)
+        )
     times = interleave(calls, rounds, lambda i: progress(f"round {i + 1} of {rounds}"))
     for row, own in zip(rows, times, strict=True):
         row["median_ms"] = round(1e3 * statistics.median(own), 1)
@@ -232,8 +246,8 @@ def table(result: dict[str, Any]) -> Group:
             _text(row["temporaries_mb"], ".0f"),
             _text(row["temporaries_ratio"], ".3f"),
             _text(row["compile_s"], ".1f"),
-            f"{row['value_error']:.0e}",
-            f"{row['gradient_error']:.0e}",
+            _text(row["value_error"], ".0e"),
+            _text(row["gradient_error"], ".0e"),
         )
     grown = result["growth"]
     growth = bare_table(f"Growth with V of the fused loss, {grown['tokens']} tokens")

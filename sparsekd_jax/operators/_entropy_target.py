@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from sparsekd_jax import simplex
-from sparsekd_jax.operators.base import log_normalizer
+from sparsekd_jax.operators._rows import log_normalizer
 
 
 class EntropyTarget(NamedTuple):

@@ -16,7 +16,8 @@ from jaxtyping import Array
 
 from sparsekd_jax._numerics import expm1, quotient, row_sum
 from sparsekd_jax.operators._roots import no_tangent
-from sparsekd_jax.operators.base import centred_logits, in_blocks, log_normalizer
+from sparsekd_jax.operators._rows import centred_logits, log_normalizer
+from sparsekd_jax.operators.base import in_blocks
 
 MAX_STEPS = 100
 """Newton steps for T < 1; about eight are taken."""

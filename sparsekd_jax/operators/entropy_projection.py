@@ -9,14 +9,8 @@ from jaxtyping import Array
 
 from sparsekd_jax._numerics import entropy_density, row_sum
 from sparsekd_jax.operators._roots import bracketed_newton, no_tangent
-from sparsekd_jax.operators.base import (
-    Claims,
-    SofteningOperator,
-    TemperatureRange,
-    claim,
-    log_normalizer,
-    sum_beside_top,
-)
+from sparsekd_jax.operators._rows import log_normalizer, sum_beside_top
+from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,13 +10,8 @@ from jaxtyping import Array
 
 from sparsekd_jax._numerics import entropy_density, expm1, row_sum
 from sparsekd_jax.operators._roots import MAX_STEPS, no_tangent
-from sparsekd_jax.operators.base import (
-    Claims,
-    SofteningOperator,
-    TemperatureRange,
-    claim,
-    log_normalizer,
-)
+from sparsekd_jax.operators._rows import log_normalizer
+from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

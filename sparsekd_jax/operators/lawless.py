@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax import simplex
-from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim, log_normalizer
+from sparsekd_jax.operators._rows import log_normalizer
+from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 from sparsekd_jax.operators.power import PowerTransform
 
 _ANY_TEMPERATURE = TemperatureRange()

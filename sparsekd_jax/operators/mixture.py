@@ -10,13 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from sparsekd_jax import simplex
-from sparsekd_jax.operators.base import (
-    Claims,
-    SofteningOperator,
-    TemperatureRange,
-    claim,
-    log_normalizer,
-)
+from sparsekd_jax._numerics import row_sum
+from sparsekd_jax.operators._rows import log_normalizer
+from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 
 
 def reciprocal_schedule(temperature: Array) -> Array:
@@ -84,6 +80,12 @@ class ConvexMixture(SofteningOperator):
             return 1 / temperature, reciprocal_schedule(temperature)
         mixed = self.schedule(temperature)
         return 1 - mixed, mixed
+
+    def log_counted(self, log_p: Array, temperature: Array, counts: Array) -> tuple[Array, Array]:
+        """log q of rows whose entry i counts ``counts[..., i]`` equal classes (T ≥ 1); all are found."""
+        kept, mixed = self._weights(temperature)
+        q = kept * jnp.exp(log_p) + mixed / row_sum(counts)
+        return simplex.safe_log(q), jnp.ones(temperature.shape, bool)
 
     def _from_probabilities(self, p: Array, temperature: Array) -> tuple[Array, None]:
         kept, mixed = self._weights(temperature)

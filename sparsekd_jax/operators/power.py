@@ -9,15 +9,8 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
 from sparsekd_jax._numerics import quotient, row_sum
-from sparsekd_jax.operators.base import (
-    Claims,
-    SofteningOperator,
-    TemperatureRange,
-    centred_log,
-    centred_softmax,
-    claim,
-    log_normalizer,
-)
+from sparsekd_jax.operators._rows import centred_log, centred_logits, centred_softmax, log_normalizer
+from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,6 +47,12 @@ class PowerTransform(SofteningOperator):
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, None]:
         scaled = tempered(centred, temperature)
         return scaled - log_normalizer(scaled), None
+
+    def log_counted(self, log_p: Array, temperature: Array, counts: Array) -> tuple[Array, Array]:
+        """log q of rows whose entry i counts ``counts[..., i]`` equal classes, and that it was found."""
+        scaled = tempered(centred_logits(log_p), temperature)
+        total = jax.nn.logsumexp(scaled, axis=-1, keepdims=True, b=counts)
+        return scaled - total, jnp.ones(temperature.shape, bool)
 
     def _kernel(self, centred: Array, temperature: Array) -> tuple[Array, None]:
         return centred_softmax(tempered(centred, temperature)), None

@@ -14,16 +14,8 @@ from sparsekd_jax import simplex
 from sparsekd_jax._numerics import expm1_ratio, log1p_ratio, row_sum
 from sparsekd_jax.operators import _tsallis_half
 from sparsekd_jax.operators._roots import increasing_root
-from sparsekd_jax.operators.base import (
-    Claims,
-    SofteningOperator,
-    TemperatureRange,
-    centred_log,
-    centred_logits,
-    claim,
-    in_blocks,
-    log_normalizer,
-)
+from sparsekd_jax.operators._rows import centred_log, centred_logits, log_normalizer
+from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim, in_blocks
 
 NEAR_SHANNON = {"float64": 0.01, "float32": 0.6}
 """|α − 1| below which the expm1 form is used. Relative errors of small q grow in it with |α − 1|, which the
@@ -90,18 +82,18 @@ class TsallisSoftening(SofteningOperator):
         return Claims(TemperatureRange(), laws)
 
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
-        return self._at_half(_tsallis_half.log_from_logs, self.log_counted, centred, temperature)
+        return self._at_half(_tsallis_half.log_from_logs, self._log_counted, centred, temperature)
 
     def _from_logits(self, logits: Array, temperature: Array) -> tuple[Array, Array]:
         def general(x: Array, t: Array) -> tuple[Array, Array]:
-            log_q, converged = self.log_counted(centred_logits(x), t)
+            log_q, converged = self._log_counted(centred_logits(x), t)
             return jnp.exp(log_q), converged
 
         return self._at_half(_tsallis_half.from_logs, general, logits, temperature)
 
     def _from_probabilities(self, p: Array, temperature: Array) -> tuple[Array, Array]:
         def general(x: Array, t: Array) -> tuple[Array, Array]:
-            log_q, converged = self.log_counted(centred_log(x), t)
+            log_q, converged = self._log_counted(centred_log(x), t)
             return jnp.exp(log_q), converged
 
         return self._at_half(_tsallis_half.from_probabilities, general, p, temperature)
@@ -135,10 +127,13 @@ class TsallisSoftening(SofteningOperator):
         half, near_shannon = bool(r == 0.5), bool(abs(r) < NEAR_SHANNON[r.dtype.name])
         return _TsallisOfOneForm(self.alpha, half=half, near_shannon=near_shannon)
 
-    def log_counted(
+    def log_counted(self, log_p: Array, temperature: Array, counts: Array) -> tuple[Array, Array]:
+        """log q of rows whose entry i counts ``counts[..., i]`` equal classes, and whether it was found."""
+        return self._log_counted(centred_logits(log_p), temperature, counts)
+
+    def _log_counted(
         self, centred: Array, temperature: Array, counts: Array | None = None
     ) -> tuple[Array, Array]:
-        """log q, and whether it was found, [..., 1]; entry i stands for ``counts[..., i]`` equal classes."""
         r = jnp.asarray(self.alpha, centred.dtype) - 1
         if counts is None:
             log_ref = -log_normalizer(centred)

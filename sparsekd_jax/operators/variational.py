@@ -10,13 +10,8 @@ from jaxtyping import Array
 
 from sparsekd_jax.operators._entropy_target import EntropyTarget, entropy_target, sharpness_residual
 from sparsekd_jax.operators._roots import increasing_root, with_slope
-from sparsekd_jax.operators.base import (
-    Claims,
-    SofteningOperator,
-    TemperatureRange,
-    claim,
-    log_normalizer,
-)
+from sparsekd_jax.operators._rows import log_normalizer
+from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 
 Potential = Callable[[Array, Any], Array]
 Strength = Literal["multiplier", "target"]

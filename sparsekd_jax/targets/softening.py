@@ -1,7 +1,7 @@
 """Softening what a teacher reveals: point values, and bounds that hold whatever the unseen tokens are."""
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,10 @@ from sparsekd_jax import simplex
 from sparsekd_jax._numerics import at_least_float32, row_sum
 from sparsekd_jax.operators import ConvergenceError, ConvexMixture, PowerTransform, TsallisSoftening
 from sparsekd_jax.operators.base import SofteningOperator, broadcast_temperature
-from sparsekd_jax.operators.power import tempered
 from sparsekd_jax.targets.revealed import Dense, Samples, Target, TopK, require_consistent, static_field
 
+_Counted = PowerTransform | ConvexMixture | TsallisSoftening
+"""Operators with a certified bound, and a form for rows of equal classes counted together."""
 _OPERATOR_ERROR = {"float64": (0.0, 1e-12), "float32": (2e-6, 0.0)}
 """What an operator promises (`SofteningOperator`): absolute error of q, and relative by max(1, |log q|)."""
 
@@ -143,7 +144,7 @@ def _require_supported(op: Any, target: Target) -> None:
             "(theory.md section 6): soften by ConvexMixture, take a plug-in or jackknife estimate from "
             "targets.text_only and know its bias, or soften the logits before sampling"
         )
-    if isinstance(target, TopK) and type(op) not in (PowerTransform, ConvexMixture, TsallisSoftening):
+    if isinstance(target, TopK) and type(op) not in get_args(_Counted):
         raise TypeError(
             f"{op.name} has no certified bound from a top-k list: it depends on the unseen tokens in a way "
             "that no extremal tail bounds (theory.md section 6); use power, mixture or tsallis, or a "
@@ -204,7 +205,7 @@ def _dense(op: SofteningOperator, target: Dense, temperature: ArrayLike) -> Soft
 
 
 @jax.jit
-def _top_k(op: SofteningOperator, target: TopK, t: Array, tail_error: Array | None) -> tuple[Softened, Array]:
+def _top_k(op: _Counted, target: TopK, t: Array, tail_error: Array | None) -> tuple[Softened, Array]:
     """The bounds, from four completions of each row: both extremal tails at both ends of what r may be.
 
     A tail sum is monotone in r and in how concentrated the tail is, in a direction that depends on the
@@ -236,7 +237,8 @@ def _top_k(op: SofteningOperator, target: TopK, t: Array, tail_error: Array | No
     entries = jnp.concatenate([jnp.broadcast_to(log_p, every), log_x], axis=-1)
     counts = jnp.concatenate([jnp.broadcast_to(seen.astype(dtype), every), copies], axis=-1)
     t = jnp.broadcast_to(t, (len(tails), *t.shape))[..., None]
-    log_q, converged = _per_token(op, entries, counts, t)
+    log_q, converged = op.log_counted(entries, t, counts)
+    log_q = jnp.where(counts > 0, log_q, -jnp.inf)
 
     # Rounding outward: of log p as given, times what F_T makes of it; of the arithmetic, sums of k terms
     # included; and, absolutely, of what underflows.
@@ -297,20 +299,3 @@ def _concentrated(r: Array, m: Array, cap: Array) -> tuple[Array, Array]:
     one = (full < m).astype(r.dtype)
     x = jnp.stack([jnp.where(full > 0, cap, 0), rest * one, jnp.zeros_like(r)], -1)
     return simplex.safe_log(x), jnp.stack([full, one, m - full - one], -1)
-
-
-def _per_token(op: Any, log_p: Array, counts: Array, t: Array) -> tuple[Array, Array]:
-    """log F_T of rows whose entry i stands for ``counts[..., i]`` equal tokens."""
-    found = jnp.ones(t.shape, bool)
-    if type(op) is ConvexMixture:
-        kept, mixed = op._weights(t)
-        q = kept * jnp.exp(log_p) + mixed / row_sum(counts)
-        return jnp.where(counts > 0, simplex.safe_log(q), -jnp.inf), found
-    top = jnp.max(log_p, axis=-1, keepdims=True)
-    centred = log_p - top
-    if type(op) is PowerTransform:
-        scaled = tempered(centred, t)
-        return scaled - jax.nn.logsumexp(scaled, axis=-1, keepdims=True, b=counts), found
-    op = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(t.dtype), op)
-    log_q, found = op.log_counted(centred, t, counts)
-    return jnp.where(counts > 0, log_q, -jnp.inf), found

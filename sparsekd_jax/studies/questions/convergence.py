@@ -446,7 +446,8 @@ def _rate_words(row: Sequence[Any]) -> str:
     gamma, low, high, verdict, why = row[-5:]
     if verdict == "decided":
         return f"γ = {show(gamma)} [{show(low)}, {show(high)}]"
-    return f"undecided, since {why}"
+    first = why.split("; ")[0]  # the gravest; the table has all of them
+    return f"undecided, since {first}"
 
 
 def _four(bound: TrackingBound) -> tuple[float, float, float, float]:
