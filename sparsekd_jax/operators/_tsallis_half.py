@@ -193,7 +193,7 @@ def _of_logs(logs: Array, logs_dot: Any) -> _Argument:
     if not isinstance(logs_dot, SymbolicZero):
         flow = jnp.where(positive, logs_dot, 0)
         along = lambda x: x * flow  # noqa: E731
-    return _Argument(jnp.where(positive, jnp.exp(centred), 0), root_p, centred, along)
+    return _Argument(root_p * root_p, root_p, centred, along)
 
 
 def _from_logs_jvp(primals: tuple, tangents: tuple) -> tuple:
