@@ -127,7 +127,7 @@ GOALS = (
         "entropy projection from p, × softmax",
         6.0,
         times("entropy-projection", "probabilities"),
-        why=f"{SWEEPS}; and a logarithm that keeps relative accuracy next to the largest class",
+        why=f"{SWEEPS}; and a logarithm a class",
     ),
     Goal(
         "Euclidean entropy projection from p, × softmax",

@@ -12,15 +12,18 @@ def centred_logits(logits: Array) -> Array:
     return logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
 
 
-def centred_log(p: Array) -> Array:
+def centred_log(p: Array, *, sharpened: bool = True) -> Array:
     """``log p − max log p`` with −inf at zeros, relative accuracy next to the maximum, gradient 0 at zeros.
 
     ``log(p)/T`` multiplies the absolute rounding of log p by 1/T (1.7e-5 in float32 at T = 1e-3). Next to the
-    maximum p − p_max is exact, so its log1p keeps relative accuracy; elsewhere log(p/p_max) does.
+    maximum p − p_max is exact, so its log1p keeps relative accuracy; elsewhere log(p/p_max) does. What is
+    never ``sharpened``, T being 1 or more, needs no more than the second.
     """
     top = jax.lax.stop_gradient(jnp.max(p, axis=-1, keepdims=True))
-    near = 2 * p > top
     positive = p > 0
+    if not sharpened:
+        return jnp.where(positive, jnp.log(jnp.where(positive, p / top, 1)), -jnp.inf)
+    near = 2 * p > top
     far_ratio = jnp.where(near | ~positive, 1, p / top)
     near_gap = jnp.where(near, (p - top) / top, 0)
     return jnp.where(positive, jnp.where(near, jnp.log1p(near_gap), jnp.log(far_ratio)), -jnp.inf)

@@ -116,8 +116,8 @@ def claim(
     return {law: Claim(domain, temperatures) for law in laws.split()}
 
 
-BLOCK = 2**18
-"""Elements of a block of rows: 1 MiB in float32, about a core's cache."""
+BLOCK = 2**17
+"""Elements of a block of rows: 512 KiB in float32, which a core's cache holds beside what is made of it."""
 
 
 class SofteningOperator:

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from sparsekd_jax._numerics import entropy_density, row_sum
 from sparsekd_jax.operators._roots import bracketed_newton, no_tangent
-from sparsekd_jax.operators._rows import log_normalizer, sum_beside_top
+from sparsekd_jax.operators._rows import centred_log, centred_softmax, log_normalizer, sum_beside_top
 from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 
 
@@ -23,7 +23,8 @@ class EntropyProjection(SofteningOperator):
 
     β is found by bracketed Newton on log β, derivatives by the implicit function theorem. Deficits are summed
     in a form that keeps relative accuracy next to the uniform distribution. Tolerance (1e-10 in float64) and
-    errors: see `SofteningOperator`.
+    errors: see `SofteningOperator`. Passes over the row: the maximum, the entropy of p, four to six of the
+    search (a CPU makes them block by block), and two for q.
 
     Reference: arXiv 2601.03195 (entropy projection); theory.md section 2, φ = ψ = Shannon, target form.
 
@@ -48,10 +49,26 @@ class EntropyProjection(SofteningOperator):
         return Claims(warm, laws, domain="interior")
 
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
-        off = jnp.isneginf(centred)
-        beta, converged = _escort_order(centred, temperature)
-        scaled = jnp.where(off, -jnp.inf, beta * jnp.where(off, 0, centred))
+        scaled, converged = _scaled(centred, temperature)
         return scaled - log_normalizer(scaled), converged
+
+    def _from_probabilities(self, p: Array, temperature: Array) -> tuple[Array, Array]:
+        return self._kernel(centred_log(p, sharpened=False), temperature)
+
+    def _kernel(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
+        scaled, converged = _scaled(centred, temperature)
+        return centred_softmax(scaled), converged
+
+
+def _scaled(centred: Array, temperature: Array) -> tuple[Array, Array]:
+    """``β log(p/p_top)``, and whether β was found."""
+    off = jnp.isneginf(centred)
+    beta, converged = _escort_order(centred, temperature)
+    return jnp.where(off, -jnp.inf, beta * jnp.where(off, 0, centred)), converged
+
+
+_FINE = 0.25
+"""Nats of deficit below which it is summed from terms that keep relative accuracy."""
 
 
 class _Escort(NamedTuple):
@@ -62,7 +79,8 @@ class _Escort(NamedTuple):
     slope: Array  # −dH/d log β = dD/d log β, the variance of log p^β
 
     @classmethod
-    def of(cls, centred: Array, beta: Array) -> "_Escort":
+    def of(cls, centred: Array, beta: Array, *, fine: bool = True) -> "_Escort":
+        """Of p^β; without ``fine`` the deficit has the accuracy of log K, which is enough away from 0."""
         off = jnp.isneginf(centred)
         c = jnp.where(off, 0, centred)
         weight = jnp.where(off, 0, jnp.exp(beta * c))
@@ -72,11 +90,14 @@ class _Escort(NamedTuple):
         first, second = row_sum(weighted), row_sum(weighted * c)
         normalizer = jnp.log1p(mass)
         mean = first / (1 + mass)
+        entropy, variance = normalizer - beta * mean, second / (1 + mass) - mean * mean
+        if not fine:
+            return cls(entropy, jnp.log(jnp.asarray(c.shape[-1], c.dtype)) - entropy, beta * beta * variance)
         # log K q; an error of its constant term changes the deficit by that times the deficit only.
         shift = jnp.log(jnp.asarray(c.shape[-1], c.dtype)) - normalizer
         density = entropy_density(beta * c + shift, weight * jnp.exp(shift))
         deficit = row_sum(jnp.where(off, 1, density)) / c.shape[-1]
-        return cls(normalizer - beta * mean, deficit, beta * beta * (second / (1 + mass) - mean * mean))
+        return cls(entropy, deficit, beta * beta * variance)
 
 
 @jax.custom_jvp
@@ -86,7 +107,16 @@ def _escort_order(centred: Array, temperature: Array) -> tuple[Array, Array]:
     uniform = _is_uniform(centred)
     ramp = -jnp.arange(centred.shape[-1], dtype=centred.dtype).reshape((1,) * (centred.ndim - 1) + (-1,))
     row = jnp.where(uniform, ramp, centred)
-    at_one = _Escort.of(row, jnp.ones_like(temperature))
+    one = jnp.ones_like(temperature)
+    at_one = _Escort.of(row, one, fine=False)
+    low_deficit = (at_one.deficit < _FINE * temperature).any()
+
+    def escort(beta: Array) -> _Escort:
+        return jax.lax.cond(
+            low_deficit, lambda: _Escort.of(row, beta), lambda: _Escort.of(row, beta, fine=False)
+        )
+
+    at_one = jax.lax.cond(low_deficit, lambda: _Escort.of(row, one), lambda: at_one)
     deficit = at_one.deficit / temperature
     entropy = at_one.entropy + (temperature - 1) / temperature * at_one.deficit
     peaked = entropy < deficit  # then the entropy is the finer of the two scales
@@ -95,7 +125,7 @@ def _escort_order(centred: Array, temperature: Array) -> tuple[Array, Array]:
     hopeless = (support < row.shape[-1]) & (deficit <= jnp.log(row.shape[-1] / support))
 
     def value_and_slope(log_beta: Array) -> tuple[Array, Array]:
-        now = _Escort.of(row, jnp.exp(log_beta))
+        now = escort(jnp.exp(log_beta))
         value = jnp.where(peaked, jnp.log(entropy / now.entropy), jnp.log(now.deficit / deficit))
         return jnp.where(hopeless, 0, value), now.slope / jnp.where(peaked, now.entropy, now.deficit)
 
