@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from sparsekd_jax import simplex
 from sparsekd_jax._numerics import at_least_float32
+from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.distill import _fused_program as program
 from sparsekd_jax.distill.divergences import Divergence, get_divergence, kl_from_logs
 from sparsekd_jax.distill.losses import Operator, WeightedSum, _scale_exponent
@@ -140,8 +141,8 @@ def linear_distillation_loss(
         broadcast_temperature(operator, temperature, batch, dtype)  # refuses what is out of its range
     w = _require_weights(weights, batch, dtype)
     live, share = w != 0, _per_row(alpha, "alpha", batch, dtype)
-    if not simplex.is_traced(alpha):
-        simplex.refuse(
+    if not is_traced(alpha):
+        refuse(
             ~((np.asarray(alpha) >= 0) & (np.asarray(alpha) <= 1)),
             "alpha",
             lambda i: f"is {np.asarray(alpha)[i]:g}; it is the share of the hard labels, from 0 to 1",
@@ -203,10 +204,10 @@ def _require_weights(weights: Array | None, batch: tuple[int, ...], dtype: Any) 
     if jnp.shape(weights) != batch:
         raise ValueError(f"weights has shape {jnp.shape(weights)}, the hidden states {batch}: one a row")
     w = jnp.asarray(weights).astype(dtype)
-    if not simplex.is_traced(w):
+    if not is_traced(w):
         values = np.asarray(w)
         bad = ~((values >= 0) & (values < np.inf))
-        simplex.refuse(bad, "weights", lambda i: f"is {values[i]}; weights are ≥ 0, and 0 for padding")
+        refuse(bad, "weights", lambda i: f"is {values[i]}; weights are ≥ 0, and 0 for padding")
     return w
 
 
@@ -216,9 +217,9 @@ def _require_labels(labels: Array, batch: tuple[int, ...], vocab_size: int, live
             f"labels are {jnp.result_type(labels)} of shape {jnp.shape(labels)}; they are whole numbers, one "
             f"a row of the hidden states, {batch}"
         )
-    if not simplex.is_traced(labels, live):
+    if not is_traced(labels, live):
         y = np.asarray(labels)
-        simplex.refuse(
+        refuse(
             np.asarray(live) & ((y < 0) | (y >= vocab_size)),
             "labels",
             lambda i: f"is {y[i]}, no class in [0, {vocab_size}); give a row to leave out weight 0",
@@ -248,11 +249,11 @@ def _target(
     if isinstance(target, LinearLogits):
         return target.hidden, (target.matrix, target.bias)
     if isinstance(target, Dense):
-        if not simplex.is_traced(target, live):
+        if not is_traced(target, live):
             # In one pass, not by simplex.require_log_probabilities: its float64 copy is what is spared here.
             total = np.exp(np.asarray(_log_sum(target.log_probs), np.float64))
             tolerance = 4 * simplex.SUM_TOLERANCE[target.log_probs.dtype.name]
-            simplex.refuse(
+            refuse(
                 np.asarray(live) & ~(np.abs(total - 1) <= tolerance),
                 "target",
                 lambda i: f"sums to {total[i]:.9g} after exp; if these are logits use Dense.from_logits",

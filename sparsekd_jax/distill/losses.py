@@ -11,6 +11,7 @@ from jax.experimental import checkify
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from sparsekd_jax import simplex
+from sparsekd_jax._refusals import is_traced
 from sparsekd_jax.distill import divergences
 from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.divergences import kl_from_logs as kl_from_logs
@@ -282,7 +283,7 @@ class WeightedSum:
     def mean(self) -> Float[Array, ""]:
         """``numerator/denominator``. At weight 0 a ValueError; traced, NaN and a checkify debug check."""
         checkify.debug_check(self.denominator != 0, "WeightedSum.mean: the weights sum to 0")
-        if not simplex.is_traced(self.denominator) and float(self.denominator) == 0:
+        if not is_traced(self.denominator) and float(self.denominator) == 0:
             raise ValueError("weights sum to 0, so there is no mean: is every row masked? Add batches first")
         return self.numerator / self.denominator
 
@@ -315,7 +316,7 @@ def weighted_sum(
     w = jnp.asarray(weights).astype(losses.dtype)
     if w.shape != losses.shape:
         raise ValueError(f"weights has shape {w.shape} and losses {losses.shape}: give one weight a loss")
-    if not simplex.is_traced(w):
+    if not is_traced(w):
         values = np.asarray(w)  # inside jit the operations of jnp are traced even on constants
         bad = values[~(values >= 0)]
         if bad.size:

@@ -68,3 +68,9 @@ def sum_beside_top(centred: Array, weight: Array) -> Array:
     top = centred == 0
     ties = row_sum(top.astype(weight.dtype)) - 1
     return row_sum(jnp.where(top, 0, weight)) + ties
+
+
+def stand_in(where: Array, centred: Array) -> Array:
+    """The rows, with 0, −1, −2, … in place of those ``where`` ``[..., 1]``, on which any search ends."""
+    ramp = -jnp.arange(centred.shape[-1], dtype=centred.dtype)
+    return jnp.where(where, ramp, centred)

@@ -18,6 +18,7 @@ from jax.experimental import checkify
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from sparsekd_jax import simplex
+from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.operators._rows import centred_log, centred_logits
 
 Domain = Literal["simplex", "interior"]
@@ -176,13 +177,46 @@ class SofteningOperator:
     # -- the three entries ---------------------------------------------------------------------------
 
     def __call__(self, p: Float[ArrayLike, "*batch K"], temperature: ArrayLike) -> Float[Array, "*batch K"]:
-        """Soften probabilities: ``q = F_T(p)``, ``[..., K]`` → ``[..., K]``."""
+        """Soften probabilities: ``q = F_T(p)``.
+
+        Args:
+            p: ``[..., K]``, rows that sum to 1.
+            temperature: T, a scalar or broadcasting to ``[...]``.
+
+        Returns:
+            ``[..., K]``, in the dtype of p.
+
+        Raises:
+            TypeError: no floating-point array, or no number as the temperature.
+            ValueError: no probabilities, a zero where the operator is defined on the interior, a temperature
+                out of range or of another shape; the message names the row.
+            ConvergenceError: a root was not found.
+
+        >>> from sparsekd_jax import operators
+        >>> operators.get("mixture")(jnp.array([[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]]), 2.0).round(3).tolist()
+        [[0.417, 0.292, 0.292], [0.167, 0.167, 0.667]]
+        """
         simplex.require_probabilities(p)
         self._require_domain(p, "p")
         return _apply("probabilities", self, p, temperature)
 
     def log(self, log_p: Float[ArrayLike, "*batch K"], temperature: ArrayLike) -> Float[Array, "*batch K"]:
-        """Soften log-probabilities: ``log F_T(exp log_p)``, −inf allowed on both sides."""
+        """Soften log-probabilities: ``log q = log F_T(exp log_p)``.
+
+        Args:
+            log_p: ``[..., K]`` in nats, rows whose exponentials sum to 1; −inf is a probability of 0.
+            temperature: T, a scalar or broadcasting to ``[...]``.
+
+        Returns:
+            ``[..., K]`` in nats; −inf where q is 0.
+
+        Raises:
+            As a call.
+
+        >>> from sparsekd_jax import operators
+        >>> operators.get("power").log(jnp.log(jnp.array([0.5, 0.5, 0.0])), 2.0).round(3).tolist()
+        [-0.693, -0.693, -inf]
+        """
         simplex.require_log_probabilities(log_p)
         self._require_domain(log_p, "log_p")
         return _apply("log", self, log_p, temperature)
@@ -190,7 +224,22 @@ class SofteningOperator:
     def from_logits(
         self, logits: Float[ArrayLike, "*batch K"], temperature: ArrayLike
     ) -> Float[Array, "*batch K"]:
-        """Soften logits: ``F_T(softmax(z))``, probabilities out."""
+        """Soften the distribution of logits: ``q = F_T(softmax(z))``.
+
+        Args:
+            logits: ``[..., K]``, any real numbers; −inf is a probability of 0.
+            temperature: T, a scalar or broadcasting to ``[...]``.
+
+        Returns:
+            ``[..., K]``, probabilities.
+
+        Raises:
+            As a call, but for rows that do not sum to 1, which logits need not; NaN and +inf are refused.
+
+        >>> from sparsekd_jax import operators
+        >>> operators.get("power").from_logits(jnp.array([2.0, 0.0]), 2.0).round(3).tolist()
+        [0.731, 0.269]
+        """
         simplex.require_logits(logits)
         self._require_domain(logits, "logits")
         return _apply("logits", self, logits, temperature)
@@ -217,11 +266,11 @@ class SofteningOperator:
 
     def _require_domain(self, x: ArrayLike, argument: str) -> None:
         """Refuse zeros where the family is defined on the interior only."""
-        if simplex.is_traced(self, x) or self.claims.domain == "simplex":
+        if is_traced(self, x) or self.claims.domain == "simplex":
             return
         values = np.asarray(x)
         off = np.asarray((values == 0) if argument == "p" else np.isneginf(values))
-        simplex.refuse(
+        refuse(
             np.asarray(off.any(-1)),
             argument,
             lambda i: (
@@ -264,7 +313,7 @@ def _apply(entry: str, op: SofteningOperator, x: ArrayLike, temperature: ArrayLi
     q, converged = _run(entry, op.to_compile(compute_dtype), x, t)
     if converged is not None:
         checkify.debug_check(converged.all(), "softening: a root was not found")
-        if not simplex.is_traced(converged) and not bool(converged.all()):
+        if not is_traced(converged) and not bool(converged.all()):
             row = [int(i) for i in np.argwhere(~np.asarray(converged)[..., 0])[0]]
             raise ConvergenceError(
                 f"{op.name}: no root found in row {row} at T = {np.asarray(t)[(*row, 0)]:.9g}; the result "
@@ -298,7 +347,7 @@ def broadcast_temperature(
             f"temperature has shape {shape}, which does not broadcast to the batch shape {batch} of p "
             "(the shape without the class axis). Give a scalar, or one temperature a row."
         )
-    if not simplex.is_traced(temperature, op):
+    if not is_traced(temperature, op):
         values = np.asarray(temperature, np.float64)
         allowed = op.claims.temperatures
         bad = ~(allowed.inside(values) & np.isfinite(values))

@@ -9,7 +9,13 @@ from jaxtyping import Array
 
 from sparsekd_jax._numerics import entropy_density, row_sum
 from sparsekd_jax.operators._roots import bracketed_newton, no_tangent
-from sparsekd_jax.operators._rows import centred_log, centred_softmax, log_normalizer, sum_beside_top
+from sparsekd_jax.operators._rows import (
+    centred_log,
+    centred_softmax,
+    log_normalizer,
+    stand_in,
+    sum_beside_top,
+)
 from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 
 
@@ -105,8 +111,7 @@ def _escort_order(centred: Array, temperature: Array) -> tuple[Array, Array]:
     """β with ``D(p^β) = D(p)/T``, and whether it was found, [..., 1]."""
     # A uniform row is its own answer; any other row stands in for it in the root.
     uniform = _is_uniform(centred)
-    ramp = -jnp.arange(centred.shape[-1], dtype=centred.dtype).reshape((1,) * (centred.ndim - 1) + (-1,))
-    row = jnp.where(uniform, ramp, centred)
+    row = stand_in(uniform, centred)
     one = jnp.ones_like(temperature)
     at_one = _Escort.of(row, one, fine=False)
     low_deficit = (at_one.deficit < _FINE * temperature).any()

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from sparsekd_jax._numerics import entropy_density, expm1, row_sum
 from sparsekd_jax.operators._roots import MAX_STEPS, no_tangent
-from sparsekd_jax.operators._rows import log_normalizer
+from sparsekd_jax.operators._rows import log_normalizer, stand_in
 from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 
 
@@ -122,8 +122,7 @@ def _solve(centred: Array, temperature: Array) -> tuple[Array, Array, Array]:
     uniform = jnp.min(centred, axis=-1, keepdims=True) == 0
     skip = uniform | (temperature == 1)
     # Rows that need no search are replaced by one that has an easy one.
-    ramp = -jnp.arange(centred.shape[-1], dtype=centred.dtype).reshape((1,) * (centred.ndim - 1) + (-1,))
-    row, log_a, gain, high = _make_row(jnp.where(skip, ramp, centred), jnp.where(skip, 2, temperature))
+    row, log_a, gain, high = _make_row(stand_in(skip, centred), jnp.where(skip, 2, temperature))
     low = jnp.minimum(jnp.log(row.target) - 40, high - 1)
     no_step = jnp.full_like(low, jnp.inf)
     point = _Point(log_a, gain, jnp.zeros_like(centred), low, high, no_step, jnp.zeros_like(skip))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sparsekd_jax import simplex
+from sparsekd_jax._refusals import is_traced
 from sparsekd_jax.operators import lawless
 from sparsekd_jax.operators.base import SofteningOperator, TemperatureRange
 from sparsekd_jax.operators.entropy_projection import EntropyProjection
@@ -121,7 +122,7 @@ _DOMAINS = {
 
 
 def _require_parameter(operator: str, name: str, value: Any) -> None:
-    if simplex.is_traced(value):
+    if is_traced(value):
         return
     if name in _DOMAINS:
         inside, words = _DOMAINS[name]

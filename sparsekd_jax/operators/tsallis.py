@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
-from sparsekd_jax import simplex
 from sparsekd_jax._numerics import expm1_ratio, log1p_ratio, row_sum
+from sparsekd_jax._refusals import is_traced
 from sparsekd_jax.operators import _tsallis_half
 from sparsekd_jax.operators._roots import increasing_root
 from sparsekd_jax.operators._rows import centred_log, centred_logits, log_normalizer
@@ -55,7 +55,7 @@ class TsallisSoftening(SofteningOperator):
     @property
     def claims(self) -> Claims:
         """All axioms on the whole simplex; which further laws hold depends on α (theory.md section 2)."""
-        if simplex.is_traced(self.alpha):
+        if is_traced(self.alpha):
             raise TypeError("the claims of TsallisSoftening depend on alpha, which is traced here")
         if np.ndim(self.alpha):
             raise ValueError(
@@ -121,7 +121,7 @@ class TsallisSoftening(SofteningOperator):
 
     def to_compile(self, dtype: Any) -> SofteningOperator:
         """The form that a known α takes in ``dtype``."""
-        if simplex.is_traced(self.alpha) or np.ndim(self.alpha):
+        if is_traced(self.alpha) or np.ndim(self.alpha):
             return self
         r = np.asarray(self.alpha, dtype) - np.asarray(1, dtype)
         half, near_shannon = bool(r == 0.5), bool(abs(r) < NEAR_SHANNON[r.dtype.name])

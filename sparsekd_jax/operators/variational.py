@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from sparsekd_jax.operators._entropy_target import EntropyTarget, entropy_target, sharpness_residual
 from sparsekd_jax.operators._roots import increasing_root, with_slope
-from sparsekd_jax.operators._rows import log_normalizer
+from sparsekd_jax.operators._rows import log_normalizer, stand_in
 from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 
 Potential = Callable[[Array, Any], Array]
@@ -64,8 +64,7 @@ class Variational(SofteningOperator):
             return self._solve_mass(temperature - 1, row)
         uniform = jnp.max(-centred, axis=-1, keepdims=True) == 0
         skip = uniform | (temperature == 1)
-        ramp = -jnp.arange(centred.shape[-1], dtype=centred.dtype).reshape((1,) * (centred.ndim - 1) + (-1,))
-        safe = jnp.where(skip, ramp, centred)
+        safe = stand_in(skip, centred)
         target = entropy_target(safe, jnp.where(skip, 2, temperature))
         safe_row = safe - log_normalizer(safe)
         wide = jnp.full_like(temperature, 60.0)

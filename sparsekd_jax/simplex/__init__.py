@@ -33,8 +33,6 @@ from sparsekd_jax.simplex.entropies import (
 from sparsekd_jax.simplex.geometry import majorization_margin, normalize, project
 from sparsekd_jax.simplex.validation import (
     SUM_TOLERANCE,
-    is_traced,
-    refuse,
     require_log_probabilities,
     require_logits,
     require_probabilities,
@@ -47,14 +45,12 @@ __all__ = [
     "entropy_deficit",
     "fisher_rao_distance",
     "hellinger_distance",
-    "is_traced",
     "jensen_shannon_divergence",
     "kl_divergence",
     "majorization_margin",
     "min_entropy",
     "normalize",
     "project",
-    "refuse",
     "renyi_entropy",
     "require_log_probabilities",
     "require_logits",

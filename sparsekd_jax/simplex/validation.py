@@ -1,28 +1,13 @@
 """Refusing what is not a batch of distributions, in eager code; traced values pass unseen."""
 
-from collections.abc import Callable
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
+from sparsekd_jax._refusals import is_traced, refuse
+
 SUM_TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 4e-3, "float16": 1e-3}
 """How far from 1 a distribution may sum, by dtype: what an operator accepts, and what it promises."""
-
-
-def is_traced(*trees: Any) -> bool:
-    """Whether any leaf is an abstract value (inside jit, vmap or grad), which cannot be looked at."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
-
-
-def _first_bad(bad: np.ndarray) -> str:
-    """The first bad row of a ``[...]`` flag array, as words."""
-    if bad.ndim == 0:
-        return ""
-    index = tuple(int(i) for i in np.argwhere(bad)[0])
-    return f"row {index[0] if len(index) == 1 else index}: "
 
 
 def _require_rows(x: ArrayLike, name: str, remedy: str) -> np.ndarray | None:
@@ -38,14 +23,6 @@ def _require_rows(x: ArrayLike, name: str, remedy: str) -> np.ndarray | None:
             "For a binary probability p pass the pair [1 − p, p]."
         )
     return None if is_traced(x) else np.asarray(x)
-
-
-def refuse(flags: Any, name: str, say: Callable[[tuple[int, ...]], str]) -> None:
-    """Raise ValueError for the first flag set in a ``[...]`` array: argument, row, then ``say(row)``."""
-    bad = np.asarray(flags)
-    if bad.any():
-        index = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(f"{name}, {_first_bad(bad)}{say(index)}")
 
 
 def _on_another_axis(wide: np.ndarray, tolerance: float, name: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from sparsekd_jax import simplex
+from sparsekd_jax._refusals import refuse
 
 PADDING = -1
 """The id of an entry that is none."""
@@ -25,7 +26,7 @@ def tolerance(log_probs: Any) -> float:
 def require_ids(ids: np.ndarray, vocab_size: int) -> None:
     """Refuse ids out of range, twice in a row, or after padding."""
     wrong = (ids < PADDING) | (ids >= vocab_size)
-    simplex.refuse(
+    refuse(
         wrong.any(-1),
         "ids",
         lambda i: (
@@ -33,14 +34,14 @@ def require_ids(ids: np.ndarray, vocab_size: int) -> None:
         ),
     )
     padding = ids == PADDING
-    simplex.refuse(
+    refuse(
         (padding[..., :-1] & ~padding[..., 1:]).any(-1),
         "ids",
         lambda i: f"has padding ({PADDING}) before a token; move padding to the end of the row",
     )
     inner = np.sort(ids, axis=-1)
     twice = (np.diff(inner, axis=-1) == 0) & (inner[..., 1:] >= 0)
-    simplex.refuse(
+    refuse(
         twice.any(-1),
         "ids",
         lambda i: f"holds token {inner[i][1:][twice[i]][0]} twice; keep one entry of it",
@@ -53,7 +54,7 @@ def require_entries(ids: np.ndarray, log_probs: np.ndarray, vocab_size: int) -> 
         raise ValueError(f"ids has shape {ids.shape} and log_probs {log_probs.shape}: one each, [..., k]")
     require_ids(ids, vocab_size)
     bad = np.where(ids == PADDING, ~np.isneginf(log_probs), ~(log_probs <= 1e-6))
-    simplex.refuse(
+    refuse(
         bad.any(-1),
         "log_probs",
         lambda i: (
@@ -70,7 +71,7 @@ def require_weights(ids: np.ndarray, weights: np.ndarray, vocab_size: int) -> No
         raise ValueError(f"ids has shape {ids.shape} and weights {weights.shape}: one each, [..., n]")
     require_ids(ids, vocab_size)
     bad = np.where(ids == PADDING, weights != 0, ~((weights >= 0) & np.isfinite(weights)))
-    simplex.refuse(
+    refuse(
         bad.any(-1),
         "weights",
         lambda i: (

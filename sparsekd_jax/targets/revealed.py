@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
 from sparsekd_jax._numerics import at_least_float32
+from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.targets import _lists
 from sparsekd_jax.targets._lists import PADDING as PADDING
 
@@ -117,7 +118,7 @@ class TopK:
         ranked = np.broadcast_to(counts if num_ranked is None else np.asarray(num_ranked), counts.shape)
         tail = 1 - np.exp(given.astype(np.float64)).sum(-1)
         tolerance = _lists.tolerance(stored)
-        simplex.refuse(
+        refuse(
             tail < -tolerance,
             "log_probs",
             lambda i: (
@@ -125,7 +126,7 @@ class TopK:
                 f"{stored.dtype}); was a temperature applied, or another row's list appended?"
             ),
         )
-        simplex.refuse(
+        refuse(
             (counts == vocab_size) & (tail > tolerance),
             "log_probs",
             lambda i: (
@@ -196,9 +197,9 @@ class Samples:
         counts = np.asarray(counts)
         if not np.issubdtype(counts.dtype, np.integer):
             raise TypeError(f"counts has dtype {counts.dtype}; counts are whole numbers of draws")
-        simplex.refuse((counts < 0).any(-1), "counts", lambda i: f"holds {counts[i].min()}; counts are ≥ 0")
+        refuse((counts < 0).any(-1), "counts", lambda i: f"holds {counts[i].min()}; counts are ≥ 0")
         draws = counts.sum(-1)
-        simplex.refuse(draws == 0, "counts", lambda _: "no draw at all; leave the row out, or mask it")
+        refuse(draws == 0, "counts", lambda _: "no draw at all; leave the row out, or mask it")
         ids = np.broadcast_to(np.arange(counts.shape[-1], dtype=np.int32), counts.shape)
         weights = jnp.asarray(counts / draws[..., None], jnp.float32)
         return cls(jnp.asarray(ids), weights, jnp.asarray(draws, jnp.int32), counts.shape[-1])
@@ -264,7 +265,7 @@ def require_consistent(target: TopK | Samples) -> None:
     Traceback (most recent call last):
     ValueError: tail_mass, is 0.4, more than 2 unseen tokens of at most 0.1 (the last ranked entry) can...
     """
-    if simplex.is_traced(target):
+    if is_traced(target):
         return
     if isinstance(target, Samples):
         _lists.require_weights(np.asarray(target.ids), np.asarray(target.weights), target.vocab_size)
@@ -277,7 +278,7 @@ def require_consistent(target: TopK | Samples) -> None:
     for name, value in (("tail_mass", tail), ("num_ranked", ranked)):
         if value.shape != counts.shape:
             raise ValueError(f"{name} has shape {value.shape}, the rows of ids {counts.shape}: one a row")
-    simplex.refuse(
+    refuse(
         (ranked < 0) | (ranked > counts),
         "num_ranked",
         lambda i: f"is {ranked[i]}, of {counts[i]} entries; it counts those at the front of the row",
@@ -285,7 +286,7 @@ def require_consistent(target: TopK | Samples) -> None:
     place = np.arange(ids.shape[-1])
     with np.errstate(invalid="ignore"):  # −inf − −inf
         rises = (np.diff(log_probs, axis=-1) > 0) & (place[1:] < ranked[..., None])
-    simplex.refuse(
+    refuse(
         rises.any(-1),
         "log_probs",
         lambda i: (
@@ -295,7 +296,7 @@ def require_consistent(target: TopK | Samples) -> None:
     )
     last = _lists.last_ranked(log_probs, ranked)
     above = (place >= ranked[..., None]) & (log_probs > last[..., None] + tolerance)
-    simplex.refuse(
+    refuse(
         above.any(-1),
         "log_probs",
         lambda i: (
@@ -303,9 +304,9 @@ def require_consistent(target: TopK | Samples) -> None:
             "those are not the likeliest: lower num_ranked"
         ),
     )
-    simplex.refuse(~(tail >= 0), "tail_mass", lambda i: f"is {tail[i]:.6g}; a mass is ≥ 0: use TopK.observed")
+    refuse(~(tail >= 0), "tail_mass", lambda i: f"is {tail[i]:.6g}; a mass is ≥ 0: use TopK.observed")
     total = np.exp(log_probs).sum(-1) + tail
-    simplex.refuse(
+    refuse(
         ~(np.abs(total - 1) <= tolerance),
         "tail_mass",
         lambda i: (
@@ -314,7 +315,7 @@ def require_consistent(target: TopK | Samples) -> None:
     )
     unseen = target.vocab_size - counts
     bound = np.exp(last)
-    simplex.refuse(
+    refuse(
         tail > unseen * bound * (1 + tolerance) + tolerance * (unseen > 0) * (bound > 0),
         "tail_mass",
         lambda i: (

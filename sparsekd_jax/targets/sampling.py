@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
+from sparsekd_jax._refusals import is_traced
 from sparsekd_jax.operators.base import Operator, SofteningOperator
 from sparsekd_jax.targets.revealed import PADDING, Dense, Samples
 
@@ -64,7 +65,7 @@ def sample(
         raise TypeError(f"key is {key!r:.60}; pass jax.random.key(seed), then the operator and the target")
     if num_draws < 1:
         raise ValueError(f"num_draws is {num_draws}; at least one token is drawn")
-    if not simplex.is_traced(proposal):
+    if not is_traced(proposal):
         tau = float(np.asarray(proposal))
         if not 0 <= tau < math.inf:
             raise ValueError(f"proposal is {tau:g}; the draws are from r ∝ q^τ with a finite τ ≥ 0")

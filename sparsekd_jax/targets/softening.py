@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
 from sparsekd_jax._numerics import at_least_float32, row_sum
+from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.operators import ConvergenceError, ConvexMixture, PowerTransform, TsallisSoftening
 from sparsekd_jax.operators.base import SofteningOperator, broadcast_temperature
 from sparsekd_jax.targets.revealed import Dense, Samples, Target, TopK, require_consistent, static_field
@@ -101,8 +102,8 @@ def soften(
     dtype = at_least_float32(values.dtype)
     t = broadcast_temperature(op, temperature, target.batch_shape, dtype)[..., 0]
     bounded = jnp.ones(t.shape, bool) if type(op) is PowerTransform else t >= 1
-    if not simplex.is_traced(t):
-        simplex.refuse(
+    if not is_traced(t):
+        refuse(
             ~bounded,
             "temperature",
             lambda i: (
@@ -116,7 +117,7 @@ def soften(
         error = None if tail_error is None else jnp.broadcast_to(jnp.asarray(tail_error, dtype), t.shape)
         softened, converged = _top_k(op, target, t, error)
     checkify.debug_check((bounded & converged).all(), "soften: T < 1, or a root that was not found")
-    if not simplex.is_traced(converged) and not bool(converged.all()):
+    if not is_traced(converged) and not bool(converged.all()):
         row = [int(i) for i in np.argwhere(~np.asarray(converged))[0]]
         raise ConvergenceError(f"{op.name}: no root found in row {row}; there are no bounds without it")
     return _nan_unless(bounded & converged, softened)

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from sparsekd_jax import simplex
+from sparsekd_jax._refusals import refuse
 from sparsekd_jax.operators import PowerTransform, TsallisSoftening
 from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.operators.base import Operator, SofteningOperator
@@ -232,8 +232,8 @@ def counts_of(counts: Counts) -> Int[np.ndarray, "*batch K"]:
         raise TypeError(f"counts has dtype {table.dtype}; counts are whole numbers of draws")
     if table.ndim == 0 or table.shape[-1] < 2:
         raise ValueError(f"counts has shape {table.shape}; the last axis holds the classes, K ≥ 2 of them")
-    simplex.refuse((table < 0).any(-1), "counts", lambda i: f"holds {table[i].min()}; counts are ≥ 0")
-    simplex.refuse(table.sum(-1) == 0, "counts", lambda _: "no draw at all; leave the row out, or mask it")
+    refuse((table < 0).any(-1), "counts", lambda i: f"holds {table[i].min()}; counts are ≥ 0")
+    refuse(table.sum(-1) == 0, "counts", lambda _: "no draw at all; leave the row out, or mask it")
     return table.astype(np.int64)
 
 
@@ -265,7 +265,7 @@ def _counts_of_samples(samples: Samples) -> np.ndarray:
     draws = np.asarray(samples.num_draws)[..., None]
     counts = weights * draws
     whole = np.rint(counts)
-    simplex.refuse(
+    refuse(
         (np.abs(counts - whole) > 1e-3).any(-1) | (whole.sum(-1) != draws[..., 0]),
         "counts",
         lambda i: (
@@ -286,7 +286,7 @@ def _counts_of_samples(samples: Samples) -> np.ndarray:
 def _soften(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
     """F_T of empirical rows ``[R, K]`` in chunks; refused where an empty class is outside its domain."""
     if isinstance(operator, SofteningOperator) and operator.claims.domain == "interior":
-        simplex.refuse(
+        refuse(
             (rows == 0).any(-1),
             "counts",
             lambda i: (
@@ -301,7 +301,7 @@ def _soften(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndar
 def _jackknife(operator: Operator, rows: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
     """The corrected estimate and its variance, ``[R, K]`` each, from counts ``[R, K]``."""
     draws = rows.sum(-1)
-    simplex.refuse(draws < 2, "counts", lambda _: "one draw, and the jackknife leaves one out: draw two")
+    refuse(draws < 2, "counts", lambda _: "one draw, and the jackknife leaves one out: draw two")
     full = _soften(operator, rows / draws[:, None], temperature)
     mean, variance = np.empty_like(full), np.empty_like(full)
     row, column = np.nonzero(rows)

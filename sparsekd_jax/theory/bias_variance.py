@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
+from sparsekd_jax._refusals import refuse
 from sparsekd_jax.theory import _terms
 from sparsekd_jax.theory._terms import LeftOut, Loss, Terms, terms
 from sparsekd_jax.theory.intervals import Estimate, Spread, of_difference, one_way, two_way, with_quantile
@@ -321,7 +322,7 @@ def _ensemble(probs: ArrayLike, name: str, loss: Loss) -> np.ndarray:
     if loss == "kl":
         # XLA flushes subnormals to 0: they have no logarithm either.
         zero = values < np.finfo(np.float64).tiny
-        simplex.refuse(
+        refuse(
             zero.any(-1),
             name,
             lambda i: (
@@ -368,7 +369,7 @@ def _reference(
         raise TypeError(f"labels has dtype {drawn.dtype}; labels are integers in [0, {num_classes})")
     if drawn.shape != (n,):
         raise ValueError(f"labels has shape {drawn.shape}; for these students it is {(n,)}")
-    simplex.refuse(
+    refuse(
         (drawn < 0) | (drawn >= num_classes), "labels", lambda i: f"is {drawn[i]}, outside [0, {num_classes})"
     )
     return np.eye(num_classes)[drawn], "labels"

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax import simplex
+from sparsekd_jax._refusals import is_traced, refuse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +148,7 @@ def kernel_ridge(
     _require_penalty(penalty)
     for name, values in (("kernel", kernel), ("cross", cross)):
         _require_finite(name, values)
-    if not simplex.is_traced(kernel):
+    if not is_traced(kernel):
         given = np.asarray(kernel, np.float64)
         apart = np.abs(given - given.T).max()
         if apart > 8 * size * float(jnp.finfo(kernel.dtype).eps) * np.abs(given).max():
@@ -181,11 +182,11 @@ def kernel_average(
             or one so narrow that the distances overflow. (Traced values pass unseen.)
     """
     _require_features(train, test)
-    if not simplex.is_traced(bandwidth) and not 0 < float(np.asarray(bandwidth)) < np.inf:
+    if not is_traced(bandwidth) and not 0 < float(np.asarray(bandwidth)) < np.inf:
         raise ValueError(f"bandwidth is {bandwidth}; it is a finite length > 0, in the unit of the features")
     distance = jnp.sum((test[:, None] - train[None]) ** 2, axis=-1)
     exponents = distance / (2 * bandwidth**2)
-    if not simplex.is_traced(exponents) and not np.isfinite(np.asarray(exponents)).all():
+    if not is_traced(exponents) and not np.isfinite(np.asarray(exponents)).all():
         raise ValueError(
             f"bandwidth is {bandwidth}: distances over it overflow in {exponents.dtype}. Give a wider one"
         )
@@ -229,8 +230,8 @@ def gaussian_targets(
 
 
 def _require_finite(name: str, values: Array) -> None:
-    if not simplex.is_traced(values):
-        simplex.refuse(~np.isfinite(np.asarray(values)).all(-1), name, lambda i: "is not finite")
+    if not is_traced(values):
+        refuse(~np.isfinite(np.asarray(values)).all(-1), name, lambda i: "is not finite")
 
 
 def _require_features(train: Array, test: Array) -> None:
@@ -241,7 +242,7 @@ def _require_features(train: Array, test: Array) -> None:
 
 
 def _require_penalty(penalty: ArrayLike) -> None:
-    if not simplex.is_traced(penalty) and not 0 <= float(np.asarray(penalty)) < np.inf:
+    if not is_traced(penalty) and not 0 <= float(np.asarray(penalty)) < np.inf:
         raise ValueError(f"penalty is {penalty}; it is a finite number ≥ 0, and > 0 where rank is missing")
 
 
@@ -250,7 +251,7 @@ def _require_regular(matrix: Array, say: Callable[[], str], floor: ArrayLike = 0
 
     ``floor``: roots of the diagonal that are no larger are rounding.
     """
-    if simplex.is_traced(matrix):
+    if is_traced(matrix):
         return
     wide = np.asarray(matrix, np.float64)
     scale = np.sqrt(np.diagonal(wide).clip(0))

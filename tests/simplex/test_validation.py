@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sparsekd_jax import simplex
+from sparsekd_jax._refusals import is_traced
 from tests.simplex.harness import DTYPES, cast
 
 REQUIRE = {
@@ -124,7 +125,7 @@ def test_traced_values_pass_but_their_shape_and_dtype_do_not(kind):
 
 
 def test_is_traced():
-    assert not simplex.is_traced(1.0, jnp.ones(2), {"a": np.ones(2)}, None)
+    assert not is_traced(1.0, jnp.ones(2), {"a": np.ones(2)}, None)
     seen = []
-    jax.eval_shape(lambda x: seen.append(simplex.is_traced({"a": [1.0, x]})), jnp.ones(2))
+    jax.eval_shape(lambda x: seen.append(is_traced({"a": [1.0, x]})), jnp.ones(2))
     assert seen == [True]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from sparsekd_jax import simplex
+from sparsekd_jax._refusals import refuse
 from sparsekd_jax.targets.cache.manifest import Manifest
 from sparsekd_jax.targets.revealed import PADDING, Dense, Samples, Target, TopK, require_consistent
 
@@ -185,7 +186,7 @@ def from_table(table: Any, manifest: Manifest) -> Columns:
 
 def _refuse_lost(name: str, values: np.ndarray, stored: np.ndarray) -> None:
     lost = np.isinf(stored) & np.isfinite(values.astype(np.float64))
-    simplex.refuse(
+    refuse(
         lost.any(-1),
         name,
         lambda i: f"{values[i][lost[i]][0]:g} is beyond {stored.dtype}; choose a wider dtype",
@@ -225,6 +226,6 @@ def _require(target: Target, found: Columns) -> None:
     require_consistent(target)
     if isinstance(target, Samples):
         draws, most = found["num_draws"], np.iinfo(np.int32).max
-        simplex.refuse(
+        refuse(
             (draws < 0) | (draws > most), "num_draws", lambda i: f"{draws[i]}; it counts draws, up to {most}"
         )

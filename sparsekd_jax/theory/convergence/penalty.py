@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from sparsekd_jax import simplex
+from sparsekd_jax._refusals import is_traced
 from sparsekd_jax.theory.convergence.regression import Fit, SoftmaxRegression, softmax_regression
 from sparsekd_jax.theory.convergence.tracking import TrackingBound, follow
 
@@ -129,9 +129,9 @@ def penalty_path(
     [[True, True], [False, False]]
     """
     problem = softmax_regression(features, targets, mu)
-    if not simplex.is_traced(mu) and float(np.asarray(mu)) == 0:
+    if not is_traced(mu) and float(np.asarray(mu)) == 0:
         raise ValueError("mu is 0: the Hessian is singular and no rate is certified; give a ridge mu > 0")
-    if not simplex.is_traced(sparsity) and not 0 <= float(np.asarray(sparsity)) <= 1:
+    if not is_traced(sparsity) and not 0 <= float(np.asarray(sparsity)) <= 1:
         raise ValueError(f"sparsity is {sparsity}; it is the share of weights removed, between 0 and 1")
     fit = problem.fit()
     size = fit.weights.size

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from sparsekd_jax import simplex
+from sparsekd_jax._refusals import is_traced, refuse
 
 _ITERATIONS = 60
 
@@ -194,13 +195,13 @@ def softmax_regression(
     if x.ndim != 2 or t.ndim != 2 or len(x) != len(t) or 0 in x.shape:
         raise ValueError(f"features {x.shape} and targets {t.shape}: need [N, d] and [N, K], N the same")
     simplex.require_probabilities(t, "targets")
-    if not simplex.is_traced(x):
-        simplex.refuse(~np.isfinite(np.asarray(x)).all(-1), "features", lambda i: "is not finite")
-    if not simplex.is_traced(mu):
+    if not is_traced(x):
+        refuse(~np.isfinite(np.asarray(x)).all(-1), "features", lambda i: "is not finite")
+    if not is_traced(mu):
         if not 0 <= float(np.asarray(mu)) < np.inf:
             raise ValueError(f"mu is {mu}; a ridge is a finite number ≥ 0")
-        if float(np.asarray(mu)) == 0 and not simplex.is_traced(t):
-            simplex.refuse(
+        if float(np.asarray(mu)) == 0 and not is_traced(t):
+            refuse(
                 (np.asarray(t) == 0).any(-1),
                 "targets",
                 lambda i: (

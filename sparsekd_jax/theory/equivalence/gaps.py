@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax import simplex
+from sparsekd_jax._refusals import refuse
 from sparsekd_jax.operators import Operator
 from sparsekd_jax.operators._softening import on_rows, soften
 
@@ -181,7 +182,7 @@ def moment_gap(
     p, a = _checked_rows(probabilities), np.asarray(statistic, np.float64)
     if p.ndim != 2 or len(p) == 0 or a.ndim != 2 or p.shape[1] != len(a):
         raise ValueError(f"probabilities {p.shape}, statistic {a.shape}: need [N, K] and [K, r]")
-    simplex.refuse(~np.isfinite(a).all(-1), "statistic", lambda i: "is not finite")
+    refuse(~np.isfinite(a).all(-1), "statistic", lambda i: "is not finite")
     at_first, at_second = pair(temperature)
     return np.linalg.norm((soften(first, p, at_first) - soften(second, p, at_second)) @ a, axis=-1)
 
@@ -235,7 +236,7 @@ def checked_teacher(probabilities: ArrayLike, features: ArrayLike) -> tuple[np.n
     fits = p.ndim == 2 and x.ndim in (2, 3) and len(x) == len(p) > 0 and x.shape[-1] > 0
     if not fits or (x.ndim == 3 and x.shape[1] != p.shape[1]):
         raise ValueError(f"probabilities {p.shape}, features {x.shape}: need [N, K] and [N, d] or [N, K, D]")
-    simplex.refuse(~np.isfinite(x).reshape(len(x), -1).all(-1), "features", lambda i: "is not finite")
+    refuse(~np.isfinite(x).reshape(len(x), -1).all(-1), "features", lambda i: "is not finite")
     return p, x
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
+from sparsekd_jax._refusals import refuse
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.theory.privacy.epsilon import require_floor
 
@@ -147,7 +148,7 @@ def audit(
             raise ValueError(
                 f"{name} has shape {drawn.shape} and dtype {drawn.dtype}; they are whole numbers [n]"
             )
-        simplex.refuse((drawn < 0) | (drawn >= num_classes), name, functools.partial(_out_of_range, drawn))
+        refuse((drawn < 0) | (drawn >= num_classes), name, functools.partial(_out_of_range, drawn))
         counts.append(np.bincount(drawn, minlength=num_classes))
     miss = (1 - level) / (4 * num_classes)
     low, high = [], []

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from sparsekd_jax import simplex
+from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.theory._rows import operator_name, rows_of
@@ -254,7 +254,7 @@ def _soften_samples(operator: Operator, samples: np.ndarray, temperature: float)
                 "not defined: use method='delta' (num_draws=None for a map), or another operator"
             )
     out = soften(operator, samples, temperature)
-    simplex.refuse(
+    refuse(
         ~np.isfinite(out).all(-1),
         "sample",
         lambda i: f"{operator_name(operator)} gives {out[i].tolist()} for {samples[i].tolist()}",
@@ -290,7 +290,7 @@ def delta_variance(
     -0.125
     """
     xnp: Any = np
-    if simplex.is_traced(operator, p, temperature):
+    if is_traced(operator, p, temperature):
         xnp, rows, slopes = jnp, p, jacobian(operator, p, temperature)
     else:  # a class of mass 0 never varies, so the slope along the face is all that is seen
         rows = rows_of(operator, p, float(temperature))

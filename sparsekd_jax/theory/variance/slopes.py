@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from sparsekd_jax import simplex
+from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.operators import ConvexMixture, PowerTransform, TsallisSoftening, reciprocal_schedule
 from sparsekd_jax.operators._softening import on_rows
 from sparsekd_jax.operators.base import Operator, SofteningOperator
@@ -81,7 +81,7 @@ def jacobian(
     >>> jacobian(operators.get("mixture"), [0.7, 0.3], 2.0).round(4).tolist()
     [[0.25, -0.25], [-0.25, 0.25]]
     """
-    if simplex.is_traced(operator, p, temperature):
+    if is_traced(operator, p, temperature):
         given = jnp.asarray(p)
         flat = given.reshape(-1, given.shape[-1])
         t = jnp.asarray(temperature).astype(given.dtype)
@@ -268,7 +268,7 @@ def _inside(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndar
     affine = operator.claims.laws.get("affine")
     if affine is not None and affine.domain == "simplex" and temperature in affine.temperatures:
         return np.where(zeros[..., None], 1 / rows.shape[-1], rows)
-    simplex.refuse(
+    refuse(
         zeros,
         "p",
         lambda i: (
@@ -300,7 +300,7 @@ def face_jacobians(operator: Operator, rows: np.ndarray, temperature: float) -> 
     """Projected Jacobians of rows ``[..., K]`` by AD, along the face at zeros; refused if not finite."""
     flat = rows.reshape(-1, rows.shape[-1])
     out = _jacobians_unchecked(operator, flat, temperature).reshape(*rows.shape, -1)
-    simplex.refuse(
+    refuse(
         ~np.isfinite(out).all((-1, -2)),
         "p",
         lambda i: f"the derivative of {operator_name(operator)} is not finite at {rows[i].tolist()}",
