@@ -13,7 +13,8 @@ import pytest
 import scipy.special
 from absl import flags
 
-from sparsekd_jax.targets import Dense, Samples, TopK, cache
+from sparsekd_jax.operators import PowerTransform
+from sparsekd_jax.targets import Dense, Samples, TopK, cache, soften
 from sparsekd_jax.targets.cache import columns
 from sparsekd_jax.targets.cache.writer import Writer
 from tests.targets.cached import WHOSE, V, assert_same, contents, dense, part, samples, sequences, topk
@@ -101,6 +102,22 @@ def test_float16_keeps_the_mass_of_a_list_and_costs_what_rounding_costs(tmp_path
     stored = pandas.read_parquet(tmp_path / "16")
     assert stored.log_probs[0].dtype == np.float16
     assert "log_mass" in stored
+
+
+@pytest.mark.parametrize("top", [0.9, 0.5, 0.7])
+def test_float16_leaves_a_flat_tail_below_the_list(top, tmp_path):
+    """Smoothed labels: every entry but one is as likely as an unseen token, and none may round to less."""
+    rest = (1 - top) / 1003
+    log_probs = np.log(np.array([[top, *[rest] * 4]], np.float64)).astype(np.float32)
+    target = TopK.observed(np.arange(5)[None], log_probs, vocab_size=1004)
+    rounded = log_probs.astype(np.float16).astype(np.float32)
+    assert np.abs(rounded - log_probs).max() > 4e-5, "rounding alone would leave the tolerance"
+    cache.write_targets(tmp_path, target, dtype="float16", **WHOSE)
+    read = cache.open_cache(tmp_path).read()
+    softened = soften(PowerTransform(), read, 2.0)
+    assert np.isfinite(np.asarray(softened.log_probs)).all()
+    assert np.exp(read.log_probs.astype(np.float64)).sum() + read.tail_mass[0] == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(read.log_probs, log_probs, atol=5e-3)
 
 
 def test_dense_float16_is_a_distribution_again(tmp_path):

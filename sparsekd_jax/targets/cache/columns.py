@@ -106,6 +106,8 @@ def to_target(columns: Columns, manifest: Manifest, batch_shape: tuple[int, ...]
             values = np.where(padding, PADDING, values.astype(np.int32))
         elif name == "log_probs" and values.dtype == np.float16:
             values = _with_mass(values.astype(np.float32), columns["log_mass"])
+            if manifest.kind == "topk":
+                values = _above_the_tail(values, columns, manifest.vocab_size)
         found[name] = values.reshape((*batch_shape, *values.shape[1:]))
     found.pop("log_mass", None)
     if manifest.kind == "dense":
@@ -207,6 +209,23 @@ def _with_mass(log_probs: np.ndarray, log_mass: np.ndarray) -> np.ndarray:
     found = _log_mass(log_probs)
     shift = np.where(np.isfinite(found), log_mass - np.where(np.isfinite(found), found, 0), 0)
     return log_probs + shift[:, None].astype(np.float32)
+
+
+def _above_the_tail(log_probs: np.ndarray, columns: Columns, vocab_size: int) -> np.ndarray:
+    """Ranked entries that were rounded below the mean of the unseen tokens put back; the others pay for it.
+
+    A tail as flat as that of a smoothed label leaves no room for rounding.
+    """
+    ranked = np.arange(log_probs.shape[-1]) < columns["num_ranked"][:, None]
+    unseen = vocab_size - columns["length"]
+    with np.errstate(divide="ignore"):
+        mean = np.log(np.where(unseen > 0, columns["tail_mass"], 0) / np.maximum(unseen, 1))
+    floor = np.where(ranked, mean.astype(np.float32)[:, None], -np.inf)
+    low = log_probs < floor
+    before, after = (np.exp(x.astype(np.float64)) for x in (log_probs, np.maximum(log_probs, floor)))
+    rest = np.where(low, 0, before).sum(-1, keepdims=True)
+    share = 1 - np.where(low, after - before, 0).sum(-1, keepdims=True) / np.where(rest > 0, rest, 1)
+    return np.maximum(log_probs + np.log(share).astype(np.float32), floor)
 
 
 def _require(target: Target, found: Columns) -> None:
