@@ -44,7 +44,8 @@ mutants: $(VENV)/.extra-dev $(VENV)/.extra-mutants ## Nightly: mutate one operat
 	git clone --quiet . build/mutants
 	cd build/mutants && sed 's/FAMILY/$(FAMILY)/g' tests/mutants.toml > session.toml
 	cd build/mutants && export PATH="$(abspath $(BIN)):$$PATH" && cosmic-ray init session.toml session.sqlite \
-	  && cosmic-ray exec session.toml session.sqlite && cr-report --surviving-only --show-diff session.sqlite
+	  && cr-filter-operators session.sqlite session.toml && cosmic-ray exec session.toml session.sqlite \
+	  && cr-report --surviving-only --show-diff session.sqlite
 
 lint: $(VENV)/.extra-dev ## Style (ruff)
 	$(BIN)/ruff check .
