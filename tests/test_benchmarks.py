@@ -58,6 +58,31 @@ def test_operators_are_set_beside_the_baseline_and_their_rivals(tmp_path):
     assert all(rows[key]["gradient_ratio"] > 0 for key in ours)
 
 
+def test_one_part_goes_into_what_a_file_has_of_this_machine(tmp_path, monkeypatch):
+    """And into nothing else: not a file of another machine, nor one of other things."""
+    monkeypatch.setattr(startup, "measure", lambda progress: {"stub": 1})
+    monkeypatch.setattr(startup, "table", lambda measured: f"start-up of {measured['stub']}")
+    monkeypatch.setattr(target_cache, "measure", lambda progress: {"stub": 2})
+    monkeypatch.setattr(target_cache, "table", lambda measured: f"cache of {measured['stub']}")
+    out, markdown = tmp_path / "results.json", tmp_path / "results.md"
+
+    def run(part):
+        arguments = ["bench", part, "--json", str(out), "--markdown", str(markdown)]
+        return CliRunner().invoke(app, arguments, env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"})
+
+    assert run("startup").exit_code == run("cache").exit_code == run("startup").exit_code == 0
+    assert json.loads(out.read_text()).keys() == {"machine", "startup", "cache"}
+    assert markdown.read_text().index("cache of 2") < markdown.read_text().index("start-up of 1")
+    found = json.loads(out.read_text())
+    out.write_text(json.dumps(found | {"machine": found["machine"] | {"cores": 999}}))
+    refused = run("cache")
+    assert refused.exit_code == 2
+    assert "is of another machine or version (cores 999, here " in refused.output
+    out.write_text("[]")
+    assert "holds something else" in run("cache").output
+    assert out.read_text() == "[]"
+
+
 def test_a_gradient_is_divided_by_its_forward_of_the_same_round(monkeypatch):
     loops = []
 

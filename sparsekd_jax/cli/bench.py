@@ -26,8 +26,11 @@ class What(enum.StrEnum):
 
 def bench(
     what: Annotated[What, typer.Argument(help="What to measure.")] = What.ALL,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Also write the tables here.")] = None,
+    json_path: Annotated[
+        Path | None,
+        typer.Option("--json", help="Also write the numbers here; of one part, into what the file has."),
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the tables of --json here.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Also draw the growth here, such as F.svg.")] = None,
     rows: Annotated[
         int | None, typer.Option(min=1, help="Rows of the operators' batch; both shapes by default.")
@@ -70,6 +73,8 @@ def bench(
     found = machine.describe()
     console.print(machine.sentence(found), highlight=False)
     result: dict[str, Any] = {"machine": found}
+    if what is not What.ALL and json_path is not None and json_path.exists():
+        result = _kept(json_path, found) | result
     chosen = tuple(only) if only else None
     shapes = operators.SHAPES if rows is None else ((rows, classes),)
     parts: dict[What, tuple[Any, dict[str, Any]]] = {
@@ -85,18 +90,17 @@ def bench(
         What.CACHE: (target_cache, {}),
         What.STARTUP: (startup, {}),
     }
-    tables = []
     with console.status("") as status:
         for name, (part, options) in parts.items():
             if what in (name, What.ALL):
                 measured = part.measure(progress=status.update, **options)
                 result[name.value] = measured
-                tables.append(part.table(measured))
-                console.print(tables[-1])
+                console.print(part.table(measured))
                 # After every part: half an hour that is interrupted keeps what it has measured.
                 if json_path is not None:
                     json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
                 if markdown is not None:
+                    tables = [each.table(result[of]) for of, (each, _) in parts.items() if of in result]
                     markdown.write_text(_as_markdown(machine.sentence(found), tables), encoding="utf-8")
     for label, path in (("Numbers", json_path), ("Tables", markdown)):
         if path is not None:
@@ -104,6 +108,23 @@ def bench(
     if figure is not None:
         growth.figure(result[What.GROWTH.value]).savefig(figure, bbox_inches="tight")
         console.print(f"Figure: {figure}", soft_wrap=True)
+
+
+def _kept(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
+    """The parts that a file has of earlier runs on this machine."""
+    try:
+        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        of = dict(earlier["machine"])
+    except (ValueError, KeyError, TypeError):
+        refuse("--json", f"{path} holds something else than numbers of `sparsekd bench`; choose another file")
+    other = [
+        f"{key} {of.get(key)}, here {machine.get(key)}"
+        for key in of | machine
+        if key != "load_average" and of.get(key) != machine.get(key)
+    ]
+    if other:
+        refuse("--json", f"{path} is of another machine or version ({'; '.join(other)}); choose another file")
+    return earlier
 
 
 def _as_markdown(machine: str, tables: list[Any]) -> str:
