@@ -221,3 +221,12 @@ def test_minus_infinity_is_an_ordinary_log(x64):
         assert np.isneginf(np.asarray(operator.log(log_p, 3.0))[2])
     for operator in (ConvexMixture(), TsallisSoftening(1.5), EuclideanEntropyProjection()):
         assert np.isfinite(np.asarray(operator.log(log_p, 3.0))).all()
+
+
+def test_power_keeps_a_tiny_class_of_a_wide_row():
+    """In float32, where its product with the largest probability, itself small, would be 0."""
+    p = np.full(200, (1 - 3e-38) / 199, np.float32)
+    p[7] = 3e-38
+    wanted = p.astype(np.float64) ** (1 / 30)
+    found = PowerTransform()(p, 30.0)
+    np.testing.assert_allclose(found, wanted / wanted.sum(), rtol=1e-5)

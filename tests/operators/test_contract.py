@@ -1,5 +1,6 @@
 """One contract, run over every operator of the verdict table, and what the families promise each other."""
 
+import dataclasses
 import functools
 
 import jax
@@ -45,6 +46,8 @@ def test_contract(label, x64):
     np.testing.assert_allclose(batched, q, rtol=1e-14)
     np.testing.assert_allclose(jax.vmap(lambda row: op(row, t))(p), q, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(jax.jit(lambda op, p, t: op(p, t))(op, p, t), q, rtol=1e-12, atol=1e-15)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        op.family = "another"
     # a pytree, whose round trip is the operator
     leaves, tree = jax.tree.flatten(op)
     np.testing.assert_array_equal(jax.tree.unflatten(tree, leaves)(p, t), q)
