@@ -13,6 +13,7 @@ from sparsekd_jax.operators import (
     PowerTransform,
     TsallisSoftening,
 )
+from sparsekd_jax.operators.base import apply_unchecked
 from tests.operators import reference
 
 FAMILIES = {
@@ -230,3 +231,14 @@ def test_power_keeps_a_tiny_class_of_a_wide_row():
     wanted = p.astype(np.float64) ** (1 / 30)
     found = PowerTransform()(p, 30.0)
     np.testing.assert_allclose(found, wanted / wanted.sum(), rtol=1e-5)
+
+
+def test_power_keeps_what_a_cold_temperature_magnifies():
+    """Float32 at T = 1e-3: rounding p/p_top would move q by up to 1.5e-5."""
+    p = np.random.default_rng(0).uniform(0.4995, 0.5, (500, 2)).astype(np.float32)
+    top = p.max(-1, keepdims=True).astype(np.float64)
+    wanted = (p / top) ** 1e3
+    found = apply_unchecked(
+        "probabilities", PowerTransform(), jnp.asarray(p), jnp.full(500, 1e-3, jnp.float32)
+    )
+    np.testing.assert_allclose(found, wanted / wanted.sum(-1, keepdims=True), atol=2e-6)
