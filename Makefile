@@ -63,7 +63,7 @@ wheel: $(VENV)/.extra-dev ## Build sdist and wheel in dist/, and run tests again
 	rm -rf dist build
 	$(BIN)/python -m build --outdir dist .
 	$(PIP) --no-deps --target build/installed dist/*.whl
-	cp -r tests docs benchmarks pyproject.toml build
+	cp -r tests docs benchmarks pyproject.toml README.md build
 	cd build && PYTHONPATH=installed ../$(BIN)/python -c \
 	  "import sparsekd_jax as s; assert '/build/installed/' in s.__file__, s.__file__"
 	cd build && PYTHONPATH=installed ../$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(WHEEL_TESTS)

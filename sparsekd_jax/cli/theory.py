@@ -94,6 +94,7 @@ def _array_of(path: Path, name: str) -> Any:
         refuse(name, f"{path} cannot be read as .npy or .npz ({error})")
     if isinstance(loaded, np.ndarray):
         return loaded
-    if len(loaded.files) != 1:
-        refuse(name, f"{path} holds the arrays {', '.join(loaded.files) or 'none'}; give a file with one")
-    return loaded[loaded.files[0]]
+    with loaded:
+        if len(loaded.files) != 1:
+            refuse(name, f"{path} holds the arrays {', '.join(loaded.files) or 'none'}; give a file with one")
+        return loaded[loaded.files[0]]
