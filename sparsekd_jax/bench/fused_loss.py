@@ -161,6 +161,7 @@ def measure(
         calls.append(program.call(*arrays))
     floor = compiled(_products, *arrays)
     rows.append({"loss": FLOOR, "compile_s": floor.seconds, "temporaries_mb": floor.temporaries_mb})
+    rows[-1] |= {"value_error": None, "gradient_error": None}  # products are no loss
     calls.append(floor.call(*arrays))
     rival = _torch(arrays)
     if rival is not None:
@@ -171,9 +172,8 @@ def measure(
     for row, call in zip(rows, calls, strict=True):  # the warm-up
         progress(f"warming {row['loss']} up")
         found = call()
-        row |= (
-            {"value_error": None, "gradient_error": None} if row["loss"] == FLOOR else _errors(found, exact)
-        )
+        if row["loss"] != FLOOR:
+            row |= _errors(found, exact)
     times = interleave(calls, rounds, lambda i: progress(f"round {i + 1} of {rounds}"))
     for row, own in zip(rows, times, strict=True):
         row["median_ms"] = round(1e3 * statistics.median(own), 1)

@@ -25,7 +25,8 @@ class EuclideanEntropyProjection(SofteningOperator):
     Given a and the gain log(q_max/p_max), each q_i is a·ω(·) with Wright's omega function; the two scalars
     are found by Newton's method along the rows that sum to 1, inside a bracket of log a. Derivatives by the
     implicit function theorem. Tolerance (1e-10 in float64, T next to 1 included) and errors: see
-    `SofteningOperator`.
+    `SofteningOperator`. Passes over the row: the entropy of p, and one a step of the search, which solves for
+    every q_i anew (a CPU makes them block by block).
 
     Reference: theory.md section 2, φ = ½x², ψ = Shannon, target form.
 

@@ -82,7 +82,7 @@ class ConvexMixture(SofteningOperator):
         return 1 - mixed, mixed
 
     def log_counted(self, log_p: Array, temperature: Array, counts: Array) -> tuple[Array, Array]:
-        """log q of rows whose entry i counts ``counts[..., i]`` equal classes (T ≥ 1); all are found."""
+        """As `PowerTransform.log_counted`, for T ≥ 1."""
         kept, mixed = self._weights(temperature)
         q = kept * jnp.exp(log_p) + mixed / row_sum(counts)
         return simplex.safe_log(q), jnp.ones(temperature.shape, bool)

@@ -49,7 +49,21 @@ class PowerTransform(SofteningOperator):
         return scaled - log_normalizer(scaled), None
 
     def log_counted(self, log_p: Array, temperature: Array, counts: Array) -> tuple[Array, Array]:
-        """log q of rows whose entry i counts ``counts[..., i]`` equal classes, and that it was found."""
+        """``log F_T`` of rows in which equal classes are one entry.
+
+        Args:
+            log_p: ``[..., k]``, log-probability of one class of each entry, −inf where it is 0.
+            temperature: ``[..., 1]``, in the dtype of log_p; nothing is validated.
+            counts: ``[..., k]``, how many classes an entry stands for; ``Σ counts·p = 1``.
+
+        Returns:
+            log q of one class of each entry ``[..., k]``, and whether it was found ``[..., 1]``.
+
+        >>> log_p, counts = jnp.log(jnp.array([0.64, 0.09])), jnp.array([1.0, 4.0])
+        >>> log_q, _ = PowerTransform().log_counted(log_p, jnp.array([2.0]), counts)
+        >>> jnp.exp(log_q).round(3).tolist(), float((counts * jnp.exp(log_q)).sum())
+        ([0.4, 0.15], 1.0)
+        """
         scaled = tempered(centred_logits(log_p), temperature)
         total = jax.nn.logsumexp(scaled, axis=-1, keepdims=True, b=counts)
         return scaled - total, jnp.ones(temperature.shape, bool)
@@ -60,7 +74,11 @@ class PowerTransform(SofteningOperator):
 
 @jax.custom_jvp
 def _softened(p: Array, temperature: Array) -> Array:
-    """q, by logarithms as accurate as a division by T asks for: from T = 1 up one a class is enough."""
+    """q, by logarithms as accurate as a division by T asks for: from T = 1 up one a class is enough.
+
+    A bare one: no derivative is taken through it, and the care of `centred_log` for zeros would cost up to
+    half as much again.
+    """
 
     def plain() -> Array:
         return centred_softmax(jnp.log(p / jnp.max(p, axis=-1, keepdims=True)) / temperature)

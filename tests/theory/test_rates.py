@@ -129,7 +129,7 @@ def test_the_exact_bound_curve_on_small_n_is_no_power():
     assert fit.gamma < 0.03
     assert fit.a == pytest.approx(-6, abs=0.5)
     assert (fit.verdict, fit.low, fit.high, fit.misfit) == ("undecided", None, None, None)
-    assert fit.reason.split("; ") == [
+    assert list(fit.reasons) == [
         "n spans a factor 10: a rate needs at least 64",
         "the smallest n is 1, below 3/(1 − ρ) = 30: not yet a power of n",
         "1 replicates give no regular covariance of 10 stages: an interval needs more than 10 of them, not "
@@ -176,7 +176,7 @@ def test_a_curve_of_another_form_is_undecided():
     fit = fit_rate(values, STAGES)
     assert fit.misfit < 1e-3
     assert fit.verdict == "undecided"
-    form, end, wide = fit.reason.split("; ")  # all three, since none may hide another
+    form, end, wide = fit.reasons  # all three, since none may hide another
     assert form.startswith("the means do not follow a + b·n^(−γ)")
     assert end.endswith("reaches an end of what was searched: no bound on that side")
     assert wide.endswith("is wider than a factor 2")
@@ -192,7 +192,7 @@ def test_a_flat_curve_is_undecided():
     values = np.random.default_rng(0).normal(size=(30, 7))
     fit = fit_rate(values, STAGES)
     assert fit.verdict == "undecided"
-    faults = fit.reason.split("; ")
+    faults = fit.reasons
     assert len(faults) == 2
     assert faults[0].endswith("reaches an end of what was searched: no bound on that side")
     assert faults[1].endswith("is wider than a factor 2")
@@ -202,7 +202,7 @@ def test_two_faults_are_both_listed():
     """A kink, under noise that leaves γ open between two bounds."""
     values = curves(np.random.default_rng(0), 1.0, 0.5, noise=0.8, shared=0.9) + 0.2 * (np.arange(7) == 3)
     fit = fit_rate(values, STAGES)
-    form, wide = fit.reason.split("; ")
+    form, wide = fit.reasons
     assert form.startswith("the means do not follow")
     assert wide.endswith("is wider than a factor 2")
 

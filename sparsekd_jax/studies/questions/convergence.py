@@ -357,8 +357,8 @@ def convex_rates(
         rows.append([name, rounded(scale * sigma), *_rate_cells(fit)])
     quiet, (_, rms) = measured[0][0], measured[1]
     found = (
-        f"Over n = {stages[0]} to {stages[-1]} and {runs} runs, {rows[0][0]}: {_rate_words(rows[0])}; "
-        f"{rows[1][0]}: {_rate_words(rows[1])}."
+        f"Over n = {stages[0]} to {stages[-1]} and {runs} runs, {rows[0][0]}: {_rate_words(measured[0][0])}; "
+        f"{rows[1][0]}: {_rate_words(measured[1][0])}."
     )
     stands = quiet.verdict == "decided" and abs(quiet.gamma - 1) < 0.1
     claim = "Where the problem is convex and its floor is solved exactly, a rate near 1 is found."
@@ -416,7 +416,10 @@ def neural_rates(
         [name, *(rounded(np.mean(values[k])) for k in (0, -1)), *_rate_cells(fit)]
         for name, values, fit in zip(names, (nll, error), fits, strict=True)
     ]
-    words = "; ".join(f"{row[0]} {show(row[1])} to {show(row[2])}, {_rate_words(row)}" for row in rows)
+    words = "; ".join(
+        f"{row[0]} {show(row[1])} to {show(row[2])}, {_rate_words(fit)}"
+        for row, fit in zip(rows, fits, strict=True)
+    )
     found = f"n = 1 to {stages[-1]}, {len(teachers)} seeds: {words}."
     decided = [fit for fit in fits if fit.verdict == "decided"]
     stands = (
@@ -442,12 +445,12 @@ def _rate_cells(fit: RateFit) -> list[Any]:
     return [rounded(fit.gamma), low, high, fit.verdict, fit.reason]
 
 
-def _rate_words(row: Sequence[Any]) -> str:
-    gamma, low, high, verdict, why = row[-5:]
+def _rate_words(fit: RateFit) -> str:
+    """γ, or the first reason against one; the table has all of them."""
+    gamma, low, high, verdict, _ = _rate_cells(fit)
     if verdict == "decided":
         return f"γ = {show(gamma)} [{show(low)}, {show(high)}]"
-    first = why.split("; ")[0]  # the gravest; the table has all of them
-    return f"undecided, since {first}"
+    return f"undecided, since {fit.reasons[0]}"
 
 
 def _four(bound: TrackingBound) -> tuple[float, float, float, float]:

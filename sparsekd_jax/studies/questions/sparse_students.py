@@ -231,7 +231,7 @@ def _control(cells: Sequence[dict[str, Any]]) -> list[Evidence]:
 
     Many cells are asked at once, so the claim is decided by intervals that hold jointly (Bonferroni's).
     """
-    sparse = [c for c in cells if c.get("control")]
+    sparse = [c for c in cells if c["control"]]
     if not sparse:
         return []
     won = [c for c in sparse if c["verdict"] == "sparse wins"]
@@ -309,7 +309,7 @@ def _verdict(
             f"Read with the control: in {len(control)} conditions a DENSE student of the same training beats "
             "the teacher as well, so a win over the teacher is not by itself a merit of sparsity."
         )
-    beside = [c for c in sparse if c.get("control")]
+    beside = [c for c in sparse if c["control"]]
     if beside:
         better, worse = (_against_control(beside, verdict) for verdict in ("sparse wins", "dense wins"))
         parts.append(

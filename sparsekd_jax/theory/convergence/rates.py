@@ -32,7 +32,7 @@ class RateFit:
         verdict: 'decided' where the interval is interior, narrower than a factor 2, the form is not refused
             at 1 %, and the n can show a rate at all: they double, or grow less, from one to the next, over a
             factor 64, from 3/(1 − ρ) on where ρ is known; else 'undecided'.
-        reason: all that stands against a decision; empty where decided.
+        reasons: all that stands against a decision, the design before the fit; empty where decided.
     """
 
     gamma: float
@@ -43,7 +43,12 @@ class RateFit:
     level: float
     misfit: float | None
     verdict: Literal["decided", "undecided"]
-    reason: str
+    reasons: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        """The reasons in one line."""
+        return "; ".join(self.reasons)
 
 
 def fit_rate(
@@ -110,7 +115,7 @@ def fit_rate(
             f"{replicates} replicates give no regular covariance of {size} stages: an interval needs more "
             f"than {size} of them, not identical"
         )
-        return RateFit(gamma, a, b, None, None, level, None, "undecided", "; ".join(against))
+        return RateFit(gamma, a, b, None, None, level, None, "undecided", tuple(against))
 
     q = 3 if floor is None else 2
     freedom = replicates - size + q - 1
@@ -121,7 +126,7 @@ def fit_rate(
     misfit = float(stats.f.sf(hotelling, spare, replicates - spare))
     against += _faults_of_fit(low, high, misfit)
     verdict: Literal["decided", "undecided"] = "undecided" if against else "decided"
-    return RateFit(gamma, a, b, low, high, level, misfit, verdict, "; ".join(against))
+    return RateFit(gamma, a, b, low, high, level, misfit, verdict, tuple(against))
 
 
 def _checked(
