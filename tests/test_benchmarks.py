@@ -121,8 +121,15 @@ def test_growth_has_a_curve_a_cost_and_draws_them():
         ("training", "members"),
     ]
     assert growth.table(result).row_count == 8
-    left, right = growth.figure(result).axes
-    assert [len(ax.lines) for ax in (left, right)] == [3, 3]
+    axes = growth.figure(result).axes
+    assert [len(ax.lines) for ax in axes] == [3, 3, 2, 0]
+    assert [ax.get_visible() for ax in axes] == [True, True, True, False]
+    points = [{"vocab_size": size, "median_ms": float(size)} for size in (8, 16)]
+    losses = {"growth": {"tokens": 4, "points": points, "exponents": {"median_ms": 1.0}}}
+    *_, last = growth.figure(result, losses).axes
+    assert [text.get_text() for text in last.get_legend().get_texts()] == [
+        "loss and gradients: exponent 1.00"
+    ]
 
 
 def test_checks_are_timed_with_their_outcome():

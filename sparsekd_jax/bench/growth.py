@@ -140,45 +140,76 @@ def table(result: dict[str, Any]) -> Table:
     return out
 
 
-def figure(result: dict[str, Any]) -> "Figure":
-    """The roofline: time of every operator against K and against rows, beside a copy, x + 1.
+def figure(result: dict[str, Any], losses: dict[str, Any] | None = None) -> "Figure":
+    """How time grows: operators over K and rows (a roofline, beside a copy, x + 1), training, the fused loss.
 
     Args:
         result: what `measure` returned.
+        losses: what `fused_loss.measure` returned, for the panel over the vocabulary; by default it is empty.
 
     Returns:
-        A matplotlib figure, log-log; the legend gives the exponent over K and over rows.
+        A matplotlib figure, log-log; exponents of the operators are in the table, the others in the legends.
     """
     import matplotlib as mpl
 
+    def over(name: str) -> list[dict[str, Any]]:
+        return [curve for curve in result["curves"] if curve["over"] == name]
+
+    counted = [{**curve, "what": f"over {name}"} for name in ("stages", "members") for curve in over(name)]
+    panels = [
+        (over("classes"), "classes", f"operators, {result['fixed']:,} rows"),
+        (over("rows"), "rows", f"operators, {result['fixed']:,} classes"),
+        ([_with_exponent(curve) for curve in counted], "stages, members", "training on digits"),
+    ]
+    if losses is not None:
+        points, fitted = losses["growth"]["points"], losses["growth"]["exponents"]
+        curve = {
+            "what": "loss and gradients",
+            "sizes": [point["vocab_size"] for point in points],
+            "ms": [point["median_ms"] for point in points],
+            "exponent": fitted.get("median_ms"),
+        }
+        tokens = losses["growth"]["tokens"]
+        panels.append(([_with_exponent(curve)], "vocabulary", f"fused loss, {tokens:,} tokens"))
     with mpl.rc_context(FIGURE_STYLE):
-        drawn, axes = new_figure(9.2, 4.8, ncols=2)
-        for ax, over, title in (
-            (axes[0], "classes", f"{result['fixed']:,} rows"),
-            (axes[1], "rows", f"{result['fixed']:,} classes"),
-        ):
-            curves = [curve for curve in result["curves"] if curve["over"] == over]
-            looks = iter([*_LOOKS, ("orange", "v")])
-            for curve in curves:
-                style: dict[str, Any] = {"lw": 1.6, "ms": 5}
-                if curve["what"] == COPY:
-                    style |= {"color": "#5a6675", "ls": ":"}
-                elif curve["what"] == BASELINE:
-                    style |= {"color": "black", "ls": "--"}
-                else:
-                    colour, style["marker"] = next(looks, ("black", "x"))
-                    style["color"] = OKABE_ITO[colour]
-                ax.plot(curve["sizes"], curve["ms"], label=curve["what"], **style)
-            ax.set_xscale("log", base=2)
-            ax.set_yscale("log")
-            ticks = curves[0]["sizes"]
-            ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
-            ax.set_xticks([], minor=True)
-            ax.set_xlabel(over)
-            ax.set_title(title, fontsize=10.5, color="#1c2430")
-            ax.grid(axis="y")
-            ax.set_axisbelow(True)
-        axes[0].set_ylabel("ms a call")
-        handles, labels = axes[0].get_legend_handles_labels()
+        drawn, axes = new_figure(9.2, 8.6, nrows=2, ncols=2)
+        for ax, (curves, label, title) in zip(axes.flat, panels, strict=False):
+            _draw(ax, curves, label, title)
+        for ax in axes.flat[len(panels) :]:
+            ax.set_visible(False)
+        for ax in axes[:, 0]:
+            ax.set_ylabel("ms a call")
+        for ax in axes.flat[2 : len(panels)]:
+            ax.legend(loc="upper left", fontsize=9)
+        handles, labels = axes.flat[0].get_legend_handles_labels()
         drawn.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     return drawn
+
+
+def _with_exponent(curve: dict[str, Any]) -> dict[str, Any]:
+    if curve["exponent"] is None:
+        return curve
+    return {**curve, "what": f"{curve['what']}: exponent {curve['exponent']:.2f}"}
+
+
+def _draw(ax: Any, curves: Sequence[dict[str, Any]], label: str, title: str) -> None:
+    looks = iter([*_LOOKS, ("orange", "v")])
+    for curve in curves:
+        style: dict[str, Any] = {"lw": 1.6, "ms": 5}
+        if curve["what"] == COPY:
+            style |= {"color": "#5a6675", "ls": ":"}
+        elif curve["what"] == BASELINE:
+            style |= {"color": "black", "ls": "--"}
+        else:
+            colour, style["marker"] = next(looks, ("black", "x"))
+            style["color"] = OKABE_ITO[colour]
+        ax.plot(curve["sizes"], curve["ms"], label=curve["what"], **style)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ticks = curves[0]["sizes"]
+    ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_xlabel(label)
+    ax.set_title(title, fontsize=10.5, color="#1c2430")
+    ax.grid(axis="y")
+    ax.set_axisbelow(True)

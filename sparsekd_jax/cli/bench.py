@@ -106,7 +106,9 @@ def bench(
         if path is not None:
             console.print(f"{label}: {path}", soft_wrap=True)
     if figure is not None:
-        growth.figure(result[What.GROWTH.value]).savefig(figure, bbox_inches="tight")
+        growth.figure(result[What.GROWTH.value], result.get(What.LOSSES.value)).savefig(
+            figure, bbox_inches="tight"
+        )
         console.print(f"Figure: {figure}", soft_wrap=True)
 
 
