@@ -39,12 +39,14 @@ coverage: $(VENV)/.extra-dev ## The tests, and which lines of the package they n
 # Changes the operator's file in place, so it works in a clone of what is committed. A survivor is a line that no test
 # would miss, or an expression that has more than one right form.
 FAMILY ?= power
+TESTS ?= $(subst _,-,$(FAMILY))
 mutants: $(VENV)/.extra-dev $(VENV)/.extra-mutants ## Nightly: mutate one operator family, and list what no test sees
 	rm -rf build/mutants
 	git clone --quiet . build/mutants
-	cd build/mutants && sed 's/FAMILY/$(FAMILY)/g' tests/mutants.toml > session.toml
-	cd build/mutants && export PATH="$(abspath $(BIN)):$$PATH" && cosmic-ray init session.toml session.sqlite \
-	  && cr-filter-operators session.sqlite session.toml && cosmic-ray exec session.toml session.sqlite \
+	cd build/mutants && sed 's/FAMILY/$(FAMILY)/; s/TESTS/$(TESTS)/' tests/mutants.toml > session.toml
+	cd build/mutants && export PATH="$(abspath $(BIN)):$$PATH" && cosmic-ray baseline session.toml \
+	  && cosmic-ray init session.toml session.sqlite && cr-filter-operators session.sqlite session.toml \
+	  && cosmic-ray exec session.toml session.sqlite \
 	  && cr-report --surviving-only --show-diff session.sqlite
 
 lint: $(VENV)/.extra-dev ## Style (ruff)
