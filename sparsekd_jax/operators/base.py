@@ -328,7 +328,7 @@ def apply_unchecked(entry: str, op: SofteningOperator, x: Array, temperature: Ar
     For code that probes an operator beyond its domain on purpose: nothing is validated, nothing raises, and
     it is for the caller to compile.
     """
-    return _compute(entry, op, x, temperature[:, None])[0]
+    return _compute(entry, op.to_compile(temperature.dtype), x, temperature[:, None])[0]
 
 
 def broadcast_temperature(

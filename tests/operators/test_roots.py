@@ -44,7 +44,9 @@ def test_a_hundred_thousand_points_converge(name, x64):
         if operator.claims.domain == "interior":
             keep = (p > 0).all(-1)
             p, t = np.where(keep[:, None], p, 1 / k), np.where(keep, t, 2.0)
-        q = np.asarray(jax.jit(apply_unchecked, static_argnums=0)("probabilities", operator, p, t))
+        q = np.asarray(
+            jax.jit(apply_unchecked, static_argnums=0)("probabilities", operator.to_compile(p.dtype), p, t)
+        )
         bad = ~np.isfinite(q).all(-1)
         assert not bad.any(), f"K = {k}: {bad.sum()} rows, first {p[bad][0].tolist()}, T = {t[bad][0]!r}"
         assert np.abs(q.sum(-1) - 1).max() <= 1e-12
