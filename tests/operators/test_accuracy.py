@@ -216,6 +216,25 @@ def test_next_to_a_vertex_log_q_keeps_relative_accuracy(x64):
     assert log_q[0] == pytest.approx(-1e-20, rel=1e-12)
 
 
+def test_the_mixture_next_to_a_vertex_and_next_to_one(x64):
+    """Log q of the top class is then a tiny number, which log(1 − tiny) rounds; a colder row beside it or not."""
+    p, t = mp.mpf(10) ** -20, 1 + 1e-9
+    log_p = np.array([[-1e-20, np.log(1e-20)]] * 2)
+    wanted = mp.log1p(-(p / mp.mpf(t) + (1 - 1 / mp.mpf(t)) / 2))
+    alone = ConvexMixture().log(log_p, t)
+    beside = ConvexMixture().log(log_p, np.array([t, 0.5]))
+    for log_q in (alone, beside):
+        assert log_q[0, 0] == pytest.approx(float(wanted), rel=1e-12, abs=0)
+
+
+def test_the_mixture_at_one_is_log_p_itself(x64):
+    """Where p underflows too; and the slope in T, (1/(K p) − 1), is cut there and not infinite."""
+    log_p = jnp.array([0.0, -800.0])
+    np.testing.assert_array_equal(ConvexMixture().log(log_p, 1.0), log_p)
+    slope = jax.grad(lambda t: ConvexMixture().log(log_p, t)[1])(1.0)
+    assert 1e300 < slope < np.inf
+
+
 def test_minus_infinity_is_an_ordinary_log(x64):
     log_p = np.array([np.log(0.7), np.log(0.3), -np.inf])
     for operator in (PowerTransform(), TsallisSoftening(0.5)):

@@ -190,6 +190,7 @@ def test_lipschitz_trichotomy(x64):
 
 def test_a_custom_schedule_is_the_mixture_it_says(x64):
     op = ConvexMixture(lambda t: 1 - 1 / t**2)
+    assert (op.name, ConvexMixture().name) == ("mixture[<lambda>]", "mixture")
     np.testing.assert_allclose(op(P, 3.0), P / 9 + (1 - 1 / 9) / 5, rtol=1e-14)
     with pytest.raises(ValueError, match=r"takes T in \[1, ∞\)"):
         op(P, 0.5)
