@@ -1,5 +1,7 @@
 """theory.md section 2: each family is a special case of the one variational definition."""
 
+import importlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from sparsekd_jax.operators import (
     TsallisSoftening,
     variational,
 )
+from sparsekd_jax.operators.base import apply_unchecked
 
 
 def square(x, params):
@@ -27,7 +30,7 @@ def tsallis(x, alpha):
 
 
 P = np.random.default_rng(3).dirichlet(np.ones(5), 8)
-WARM = np.linspace(1.05, 12, 8)
+WARM = np.array([1.0, 1.05, 2.0, 3.0, 4.5, 6.0, 8.0, 12.0])
 CASES = {
     "mixture": (variational(square, square), ConvexMixture()),
     "power": (variational(shannon, shannon), PowerTransform()),
@@ -44,6 +47,51 @@ def test_the_family_is_a_special_case(name, x64):
     np.testing.assert_allclose(general(P, WARM), special(P, WARM), rtol=0, atol=1e-10)
     if 0.5 in general.claims.temperatures:
         np.testing.assert_allclose(general(P, 1 / WARM), special(P, 1 / WARM), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["mixture", "entropy"])
+def test_one_row_and_rows_of_rows_uniform_ones_among_them(name, x64):
+    """The bracket of log q starts where a uniform row has its root."""
+    general, special = CASES[name]
+    for p in (P[0], np.concatenate([P[:5], np.full((1, 5), 0.2)]).reshape(3, 2, 5)):
+        q = np.asarray(general(p, 2.5))
+        np.testing.assert_allclose(q, special(p, 2.5), rtol=0, atol=1e-10)
+        np.testing.assert_allclose(q.sum(-1), 1, rtol=0, atol=1e-12)
+
+
+def test_a_probability_of_1e_60_is_no_zero(x64):
+    p = np.array([1 - 1e-60, 1e-60])
+    np.testing.assert_allclose(CASES["power"][0](p, 2.0)[1], 1e-30, rtol=1e-8)
+
+
+@pytest.mark.parametrize("root", ["_force_residual", "_mass_residual", "_target_residual"])
+def test_a_root_that_is_not_found_spoils_its_row_and_no_other(root, monkeypatch, x64):
+    module = importlib.import_module("sparsekd_jax.operators.variational")
+    honest = module.increasing_root
+
+    def failing(residual, *args):
+        x, converged = honest(residual, *args)
+        return x, converged.at[1, 0].set(False) if residual.__name__ == root else converged
+
+    monkeypatch.setattr(module, "increasing_root", failing)
+    q = apply_unchecked(
+        "probabilities", variational(square, shannon, "target"), jnp.asarray(P[:3]), WARM[2:5]
+    )
+    assert np.isnan(q).all(-1).tolist() == [False, True, False]
+    assert np.isfinite(q).all(-1).tolist() == [True, False, True]
+
+
+def test_what_it_says_of_itself():
+    """T < 1 is open where φ = ψ alone, and where the strength is no target."""
+    named = {
+        variational(square, square): ("variational(square, square, multiplier)", 0.0),
+        variational(square, shannon): ("variational(square, shannon, multiplier)", 1.0),
+        variational(square, square, "target"): ("variational(square, square, target)", 1.0),
+    }
+    assert {op: (op.name, op.claims.temperatures.low) for op in named} == named
+    for phi, psi, wrong in ((0.5, square, "phi"), (square, None, "psi")):
+        with pytest.raises(TypeError, match=f"{wrong} is .*; it is a function"):
+            variational(phi, psi)
 
 
 def test_another_pair_is_another_operator(x64):
