@@ -217,7 +217,7 @@ def test_next_to_a_vertex_log_q_keeps_relative_accuracy(x64):
 
 
 def test_the_mixture_next_to_a_vertex_and_next_to_one(x64):
-    """Log q of the top class is then a tiny number, which log(1 − tiny) rounds; a colder row beside it or not."""
+    """Log q of the top class is then tiny, which log(1 − tiny) rounds; with a colder row beside it or alone."""
     p, t = mp.mpf(10) ** -20, 1 + 1e-9
     log_p = np.array([[-1e-20, np.log(1e-20)]] * 2)
     wanted = mp.log1p(-(p / mp.mpf(t) + (1 - 1 / mp.mpf(t)) / 2))
