@@ -39,7 +39,7 @@ coverage: $(VENV)/.extra-dev ## The tests, and which lines of the package they n
 # Changes the operator's file in place, so it works in a clone of what is committed. A survivor is a line that no test
 # would miss, or an expression that has more than one right form.
 FAMILY ?= power
-TESTS ?= $(subst _,-,$(FAMILY))
+TESTS ?= $(firstword $(subst _, ,$(FAMILY)))
 mutants: $(VENV)/.extra-dev $(VENV)/.extra-mutants ## Nightly: mutate one operator family, and list what no test sees
 	rm -rf build/mutants
 	git clone --quiet . build/mutants

@@ -273,6 +273,9 @@ def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
     flat = square == 0
     da = row_sum(pull * dp) + deficit / temperature**2 * warmed
     da = jnp.where(flat, 0, da / jnp.where(flat, 1, square))
+    # A uniform q is moved by no a, but the slope in p is: 1/(1 + aK) = 1/√T.
+    uniform = jnp.min(centred, axis=-1, keepdims=True) == 0
+    da = jnp.where(uniform, 0.5 * jax.lax.rsqrt(temperature) / c.shape[-1] * warmed, da)
     kept = p / stiff
     kept += jax.lax.stop_gradient(jnp.where(at_one & on, 1 - kept, 0))  # where both underflow too
     d_log_q = jnp.where(on, kept * flow - (row_sum(push * dp) + rho * da) / stiff, 0)

@@ -62,15 +62,18 @@ class Variational(SofteningOperator):
         row = centred - log_normalizer(centred)
         if self.strength == "multiplier":
             return self._solve_mass(temperature - 1, row)
+        # A uniform row has no root. At T = 1 it is a = 0, the end of the bracket, and gives the slope alone.
         uniform = jnp.max(-centred, axis=-1, keepdims=True) == 0
-        skip = uniform | (temperature == 1)
-        safe = stand_in(skip, centred)
-        target = entropy_target(safe, jnp.where(skip, 2, temperature))
+        safe = stand_in(uniform, centred)
         safe_row = safe - log_normalizer(safe)
         wide = jnp.full_like(temperature, 60.0)
+        target = entropy_target(safe, temperature)
         x, converged = increasing_root(_target_residual, -wide, wide, (self, safe_row, target))
         log_q, found = self._solve_mass(jnp.exp(-x), safe_row)
-        return jnp.where(skip, row, log_q), skip | (converged & found)
+        # Next to the uniform distribution q − u = (p − u)/√T, whatever the potentials.
+        slope = jnp.where(uniform, jax.lax.rsqrt(temperature) * _zero(row), log_q)
+        known = uniform | (temperature == 1)
+        return jnp.where(known, row + _zero(slope - row), log_q), known | (converged & found)
 
     def _slope(self, potential: Potential, log_x: Array) -> Array:
         x = jnp.exp(log_x)
@@ -107,6 +110,11 @@ class Variational(SofteningOperator):
         ceiling = jnp.broadcast_to(log_top + 1e-9, log_p.shape)
         log_q, converged = increasing_root(_force_residual, floor, ceiling, (self, strength, wanted))
         return jnp.where(gone, -jnp.inf, log_q), converged.all(axis=-1, keepdims=True)
+
+
+def _zero(x: Array) -> Array:
+    """0 with the derivatives of x."""
+    return x - jax.lax.stop_gradient(x)
 
 
 @with_slope

@@ -217,7 +217,7 @@ def test_next_to_a_vertex_log_q_keeps_relative_accuracy(x64):
 
 
 def test_the_mixture_next_to_a_vertex_and_next_to_one(x64):
-    """Log q of the top class is then tiny, which log(1 − tiny) rounds; with a colder row beside it or alone."""
+    """Log q of the top class is then tiny, which log(1 − tiny) rounds; alone or beside a colder row."""
     p, t = mp.mpf(10) ** -20, 1 + 1e-9
     log_p = np.array([[-1e-20, np.log(1e-20)]] * 2)
     wanted = mp.log1p(-(p / mp.mpf(t) + (1 - 1 / mp.mpf(t)) / 2))
@@ -225,6 +225,15 @@ def test_the_mixture_next_to_a_vertex_and_next_to_one(x64):
     beside = ConvexMixture().log(log_p, np.array([t, 0.5]))
     for log_q in (alone, beside):
         assert log_q[0, 0] == pytest.approx(float(wanted), rel=1e-12, abs=0)
+
+
+def test_the_entropy_projection_next_to_a_vertex_and_next_to_one(x64):
+    """The entropy it aims at is then small, and a difference of two that are large forgets it."""
+    p, t = np.array([1 - 1e-10, 6e-11, 4e-11]), 1 + 1e-9
+    p /= p.sum()
+    q = np.asarray(EntropyProjection()(p, t))
+    wanted = reference.entropy_projection(reference.exact(p), mp.mpf(t), q)
+    assert reference.log_error(q, wanted) <= 1e-10
 
 
 def test_the_mixture_at_one_is_log_p_itself(x64):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
+from sparsekd_jax import simplex
 from sparsekd_jax.axioms import sweep
 from sparsekd_jax.operators import (
     Claims,
@@ -50,6 +51,21 @@ def test_a_hundred_thousand_points_converge(name, x64):
         bad = ~np.isfinite(q).all(-1)
         assert not bad.any(), f"K = {k}: {bad.sum()} rows, first {p[bad][0].tolist()}, T = {t[bad][0]!r}"
         assert np.abs(q.sum(-1) - 1).max() <= 1e-12
+
+
+def test_the_entropy_projection_of_a_row_with_a_zero_is_right_or_refused(x64):
+    """A zero stays, so that a deficit below log(4/3) is out of reach; unchecked, it is searched."""
+    p = np.array([0.5, 0.3, 0.2, 0.0])
+    deficit, least = float(simplex.entropy_deficit(p)), np.log(4 / 3)
+    t = deficit / (least + np.array([0.06, 0.03, 1e-3, 1e-5, 1e-9, 0.0, -1e-9, -0.1]))
+    for rows in (slice(None), slice(0, 1)):
+        soften = jax.jit(lambda p, t: apply_unchecked("probabilities", EntropyProjection(), p, t))
+        q = np.asarray(soften(jnp.tile(p, (8, 1))[rows], jnp.asarray(t)[rows]))
+        found = np.isfinite(q).all(-1)
+        assert found[:2].all()
+        assert not found[5:].any()
+        reached = np.asarray(simplex.entropy_deficit(q[found]))
+        np.testing.assert_allclose(reached, deficit / t[rows][found], rtol=1e-10)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

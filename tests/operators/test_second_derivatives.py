@@ -57,6 +57,24 @@ def test_they_are_the_differences_of_the_first(name):
         assert np.abs(expected[3]).max() > 1e-3, "nothing depends on T: a constant would pass"
 
 
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("power", lambda t: 1 / t),
+        ("mixture", lambda t: 1 / t),
+        ("entropy-projection", lambda t: t**-0.5),
+        ("euclidean-entropy-projection", lambda t: t**-0.5),
+    ],
+)
+def test_at_a_uniform_row_the_slope_in_p_moves_with_t_as_that_of_its_neighbours(name, rate):
+    """F_T(u + εv) = u + ε rate(T) v to first order in ε, for any v that sums to 0."""
+    v = jnp.array([1.0, -2.0, 0.5, 0.5])
+    by_p = lambda t: jax.jvp(lambda p: operators.get(name)(p, t), (jnp.full(4, 0.25),), (v,))[1]  # noqa: E731
+    found, moved = jax.jit(lambda t: jax.jvp(by_p, (t,), (jnp.ones(()),)))(jnp.asarray(2.5))
+    np.testing.assert_allclose(found, rate(2.5) * v, atol=1e-9)
+    np.testing.assert_allclose(moved, jax.grad(rate)(2.5) * v, atol=1e-9)
+
+
 def test_a_rule_with_a_frozen_slope_is_seen():
     """The broken twin: first derivatives in order, second ones lost."""
 

@@ -2,6 +2,7 @@
 
 import importlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -57,6 +58,25 @@ def test_one_row_and_rows_of_rows_uniform_ones_among_them(name, x64):
         q = np.asarray(general(p, 2.5))
         np.testing.assert_allclose(q, special(p, 2.5), rtol=0, atol=1e-10)
         np.testing.assert_allclose(q.sum(-1), 1, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=() if x in ("mixture", "euclidean") else pytest.mark.nightly) for x in CASES],
+)
+def test_its_slopes_are_those_of_the_special_case(name, x64):
+    """At T = 1 and at uniform rows too, where a target has no root to differentiate."""
+    log_p, t = jnp.log(jnp.array([P[0], P[0], [0.2] * 5, [0.2] * 5])), jnp.array([1.0, 2.5, 1.0, 2.5])
+
+    def slopes(operator, dtype="float64"):
+        soften = lambda log_p, t: apply_unchecked("log", operator, log_p, t)  # noqa: E731
+        return jax.jit(jax.jacobian(soften, (0, 1)))(log_p.astype(dtype), t.astype(dtype))
+
+    general, special = CASES[name]
+    for found, wanted in zip(slopes(general), slopes(special), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+    for found, wanted in zip(slopes(general, "float32"), slopes(special), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_probability_of_1e_60_is_no_zero(x64):
