@@ -30,7 +30,8 @@ class Variational(SofteningOperator):
 
     Make one with `variational`. Nested bracketed roots, general and slow: the named families solve their
     special case directly, faster and to more digits. Here ``|Δ log q| ≤ 1e-8·max(1, |log q|)`` in float64,
-    down to q = 1e-30.
+    down to q = 1e-30, plus what rounding φ'(max p) moves: ``ε·|φ'(max p)|/(q φ''(q))``. For φ = ½x² that is
+    ε/q, so that next to a vertex and to T = 1 a q of 1e-12 has four digits.
 
     Reference: theory.md section 2.
     """

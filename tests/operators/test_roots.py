@@ -68,6 +68,15 @@ def test_the_entropy_projection_of_a_row_with_a_zero_is_right_or_refused(x64):
         np.testing.assert_allclose(reached, deficit / t[rows][found], rtol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["tsallis(0.3)", "tsallis(4)", "entropy", "euclidean"])
+def test_a_search_that_is_cut_short_is_refused(name, monkeypatch):
+    for module in ("_roots", "euclidean_entropy_projection"):
+        monkeypatch.setattr(f"sparsekd_jax.operators.{module}.MAX_STEPS", 1)
+    p, t = jnp.array([[0.7, 0.2, 0.1], [0.5, 0.4, 0.1]], jnp.float32), jnp.array([3.0, 7.0], jnp.float32)
+    soften = jax.jit(lambda p, t: apply_unchecked("probabilities", FAMILIES[name], p, t))
+    assert np.isnan(soften(p, t)).all()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Hopeless(SofteningOperator):
     """A root finder that gives up on rows whose T is above 3."""

@@ -60,6 +60,13 @@ def test_one_row_and_rows_of_rows_uniform_ones_among_them(name, x64):
         np.testing.assert_allclose(q.sum(-1), 1, rtol=0, atol=1e-12)
 
 
+def test_a_target_next_to_a_vertex(x64):
+    """The entropy to reach is then small, and not to be had from log K less a deficit."""
+    general, special = CASES["entropy"]
+    log_p, t = np.log([[1 - 1e-12, 6e-13, 4e-13]] * 2), np.array([1 + 1e-11, 1.001])
+    np.testing.assert_allclose(general.log(log_p, t), special.log(log_p, t), rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     "name",
     [pytest.param(x, marks=() if x in ("mixture", "euclidean") else pytest.mark.nightly) for x in CASES],
@@ -112,6 +119,15 @@ def test_what_it_says_of_itself():
     for phi, psi, wrong in ((0.5, square, "phi"), (square, None, "psi")):
         with pytest.raises(TypeError, match=f"{wrong} is .*; it is a function"):
             variational(phi, psi)
+
+
+def test_differences_of_a_potential_that_is_flat_at_zero_are_rounded(x64):
+    """The proviso of the docstring, with φ = ½x² and q about 1e-12."""
+    general, special = CASES["euclidean"]
+    log_p, t = np.log([1 - 1e-12, 6e-13, 4e-13]), 1 + 1e-11
+    miss = np.abs(np.asarray(general.log(log_p, t) - special.log(log_p, t)))[1:]
+    assert 1e-7 < miss.max() < np.finfo(float).eps / 5e-13
+    np.testing.assert_allclose(general.log(log_p, 1.001), special.log(log_p, 1.001), rtol=1e-8, atol=1e-8)
 
 
 def test_another_pair_is_another_operator(x64):
