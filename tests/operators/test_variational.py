@@ -86,6 +86,14 @@ def test_its_slopes_are_those_of_the_special_case(name, x64):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["mixture", "power", "tsallis(1.5)", "tsallis(0.5)"])
+def test_zeros_stay_zero_where_the_slope_of_phi_is_infinite_there(name, x64):
+    general, special = CASES[name]
+    p = np.array([[0.5, 0.3, 0.2, 0.0, 0.0]] * 3)
+    for t in ([2.5, 1.0, 20.0], [0.5, 0.9, 0.1]):
+        np.testing.assert_allclose(general(p, np.array(t)), special(p, np.array(t)), rtol=0, atol=1e-10)
+
+
 def test_a_probability_of_1e_60_is_no_zero(x64):
     p = np.array([1 - 1e-60, 1e-60])
     np.testing.assert_allclose(CASES["power"][0](p, 2.0)[1], 1e-30, rtol=1e-8)
