@@ -236,6 +236,15 @@ def test_the_entropy_projection_next_to_a_vertex_and_next_to_one(x64):
     assert reference.log_error(q, wanted) <= 1e-10
 
 
+def test_the_entropy_projection_sums_a_small_deficit_finely_though_that_of_p_is_not(x64):
+    """Float32, in a batch without a nearly uniform row, which would have all summed finely."""
+    p = np.random.default_rng(0).dirichlet(np.full(20, 0.2), 200).astype(np.float32) + np.float32(1e-4)
+    p /= p.sum(-1, keepdims=True)
+    exact = p.astype(np.float64)
+    wanted = EntropyProjection()(exact / exact.sum(-1, keepdims=True), 1e6)
+    np.testing.assert_allclose(EntropyProjection()(p, 1e6), wanted, rtol=0, atol=2e-6)
+
+
 def test_the_mixture_at_one_is_log_p_itself(x64):
     """Where p underflows too; and the slope in T, (1/(K p) − 1), is cut there and not infinite."""
     log_p = jnp.array([0.0, -800.0])
