@@ -1,5 +1,6 @@
 """theory.md section 2: each family is a special case of the one variational definition."""
 
+import dataclasses
 import importlib
 
 import jax
@@ -124,6 +125,8 @@ def test_what_it_says_of_itself():
         variational(square, square, "target"): ("variational(square, square, target)", 1.0),
     }
     assert {op: (op.name, op.claims.temperatures.low) for op in named} == named
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        next(iter(named)).strength = "target"
     for phi, psi, wrong in ((0.5, square, "phi"), (square, None, "psi")):
         with pytest.raises(TypeError, match=f"{wrong} is .*; it is a function"):
             variational(phi, psi)
