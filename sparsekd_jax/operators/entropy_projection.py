@@ -32,6 +32,9 @@ class EntropyProjection(SofteningOperator):
     errors: see `SofteningOperator`. Passes over the row: the maximum, the entropy of p, four to six of the
     search (a CPU makes them block by block), and two for q.
 
+    At a uniform row the slope in p is 1/√T times the identity. A second derivative in p does not exist there,
+    T > 1: AD gives that of β held at 1/√T.
+
     Reference: arXiv 2601.03195 (entropy projection); theory.md section 2, φ = ψ = Shannon, target form.
 
     >>> q = EntropyProjection()(jnp.array([0.7, 0.2, 0.1]), 2.0)

@@ -28,6 +28,8 @@ class EuclideanEntropyProjection(SofteningOperator):
     `SofteningOperator`. Passes over the row: the entropy of p, and one a step of the search, which solves for
     every q_i anew (a CPU makes them block by block).
 
+    At a uniform row a second derivative in p does not exist, T > 1: AD gives that of the strength held.
+
     Reference: theory.md section 2, φ = ½x², ψ = Shannon, target form.
 
     >>> from sparsekd_jax.simplex import entropy_deficit

@@ -73,6 +73,7 @@ def test_at_a_uniform_row_the_slope_in_p_moves_with_t_as_that_of_its_neighbours(
     found, moved = jax.jit(lambda t: jax.jvp(by_p, (t,), (jnp.ones(()),)))(jnp.asarray(2.5))
     np.testing.assert_allclose(found, rate(2.5) * v, atol=1e-9)
     np.testing.assert_allclose(moved, jax.grad(rate)(2.5) * v, atol=1e-9)
+    np.testing.assert_allclose(jax.jit(jax.jacrev(by_p))(2.5), moved, atol=1e-12)
 
 
 def test_a_rule_with_a_frozen_slope_is_seen():
