@@ -70,6 +70,11 @@ def sum_beside_top(centred: Array, weight: Array) -> Array:
     return row_sum(jnp.where(top, 0, weight)) + ties
 
 
+def is_uniform(centred: Array) -> Array:
+    """Whether every class has the maximum, ``[..., 1]``."""
+    return jnp.min(centred, axis=-1, keepdims=True) == 0
+
+
 def stand_in(where: Array, centred: Array) -> Array:
     """The rows, with 0, −1, −2, … in place of those ``where`` ``[..., 1]``, on which any search ends."""
     ramp = -jnp.arange(centred.shape[-1], dtype=centred.dtype)

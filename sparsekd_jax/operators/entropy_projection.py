@@ -12,6 +12,7 @@ from sparsekd_jax.operators._roots import bracketed_newton, no_tangent
 from sparsekd_jax.operators._rows import (
     centred_log,
     centred_softmax,
+    is_uniform,
     log_normalizer,
     stand_in,
     sum_beside_top,
@@ -114,7 +115,7 @@ class _Escort(NamedTuple):
 def _escort_order(centred: Array, temperature: Array) -> tuple[Array, Array]:
     """β with ``D(p^β) = D(p)/T``, and whether it was found, [..., 1]."""
     # A uniform row is its own answer; any other row stands in for it in the root.
-    uniform = _is_uniform(centred)
+    uniform = is_uniform(centred)
     row = stand_in(uniform, centred)
     one = jnp.ones_like(temperature)
     at_one = _Escort.of(row, one, fine=False)
@@ -155,7 +156,7 @@ def _escort_order_jvp(primals: tuple, tangents: tuple) -> tuple:
     """``dD(q) = β Cov_q(c, β dc + c dβ)`` against ``d(D(p)/T) = Cov_p(c, dc)/T − D(p) dT/T²``."""
     (centred, temperature), (moved, warmed) = primals, tangents
     beta, converged = _escort_order(centred, temperature)
-    uniform, one = _is_uniform(centred), jnp.ones_like(beta)
+    uniform, one = is_uniform(centred), jnp.ones_like(beta)
     lowered = _covariance(centred, one, moved) - _deficit(centred) / temperature * warmed
     slope = jnp.where(uniform, 1, beta * _covariance(centred, beta, centred))
     general = (lowered / temperature - beta * beta * _covariance(centred, beta, moved)) / slope
@@ -181,7 +182,3 @@ def _deficit(centred: Array) -> Array:
 def _deficit_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (centred,), (moved,) = primals, tangents
     return _deficit(centred), _covariance(centred, jnp.ones_like(centred[..., :1]), moved)
-
-
-def _is_uniform(centred: Array) -> Array:
-    return jnp.min(centred, axis=-1, keepdims=True) == 0

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from sparsekd_jax._numerics import entropy_density, expm1, row_sum
 from sparsekd_jax.operators._roots import MAX_STEPS, no_tangent
-from sparsekd_jax.operators._rows import log_normalizer, stand_in
+from sparsekd_jax.operators._rows import is_uniform, log_normalizer, stand_in
 from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 
 
@@ -122,7 +122,7 @@ def _make_row(centred: Array, temperature: Array) -> tuple[_Row, Array, Array, A
 @jax.custom_jvp
 def _solve(centred: Array, temperature: Array) -> tuple[Array, Array, Array]:
     """log q, the strength a, and whether they were found."""
-    uniform = jnp.min(centred, axis=-1, keepdims=True) == 0
+    uniform = is_uniform(centred)
     skip = uniform | (temperature == 1)
     # Rows that need no search are replaced by one that has an easy one.
     row, log_a, gain, high = _make_row(stand_in(skip, centred), jnp.where(skip, 2, temperature))
@@ -276,7 +276,7 @@ def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
     da = row_sum(pull * dp) + deficit / temperature**2 * warmed
     da = jnp.where(flat, 0, da / jnp.where(flat, 1, square))
     # A uniform q is moved by no a, but the slope in p is: 1/(1 + aK) = 1/√T.
-    uniform = jnp.min(centred, axis=-1, keepdims=True) == 0
+    uniform = is_uniform(centred)
     da = jnp.where(uniform, 0.5 * jax.lax.rsqrt(temperature) / c.shape[-1] * warmed, da)
     kept = p / stiff
     kept += jax.lax.stop_gradient(jnp.where(at_one & on, 1 - kept, 0))  # where both underflow too

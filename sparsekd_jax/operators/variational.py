@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from sparsekd_jax.operators._entropy_target import EntropyTarget, entropy_target, sharpness_residual
 from sparsekd_jax.operators._roots import increasing_root, with_slope
-from sparsekd_jax.operators._rows import log_normalizer, stand_in
+from sparsekd_jax.operators._rows import is_uniform, log_normalizer, stand_in
 from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 
 Potential = Callable[[Array, Any], Array]
@@ -64,7 +64,7 @@ class Variational(SofteningOperator):
         if self.strength == "multiplier":
             return self._solve_mass(temperature - 1, row)
         # A uniform row has no root. At T = 1 it is a = 0, the end of the bracket, and gives the slope alone.
-        uniform = jnp.max(-centred, axis=-1, keepdims=True) == 0
+        uniform = is_uniform(centred)
         safe = stand_in(uniform, centred)
         safe_row = safe - log_normalizer(safe)
         wide = jnp.full_like(temperature, 60.0)
@@ -73,8 +73,11 @@ class Variational(SofteningOperator):
         log_q, found = self._solve_mass(jnp.exp(-x), safe_row)
         # Next to the uniform distribution q − u = (p − u)/√T, whatever the potentials.
         slope = jnp.where(uniform, jax.lax.rsqrt(temperature) * _zero(row), log_q)
+        change = slope - row
+        # Infinite where log q was truncated, which the log p that is given at T = 1 is not.
+        exact = row + _zero(jnp.where(jnp.isfinite(change), change, 0))
         known = uniform | (temperature == 1)
-        return jnp.where(known, row + _zero(slope - row), log_q), known | (converged & found)
+        return jnp.where(known, exact, log_q), known | (converged & found)
 
     def _slope(self, potential: Potential, log_x: Array) -> Array:
         x = jnp.exp(log_x)

@@ -83,6 +83,7 @@ def test_its_slopes_are_those_of_the_special_case(name, x64):
     general, special = CASES[name]
     for found, wanted in zip(slopes(general), slopes(special), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+    # Roots are found to rounding, which is divided by how steep each of three nested residuals is.
     for found, wanted in zip(slopes(general, "float32"), slopes(special), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
@@ -93,6 +94,12 @@ def test_zeros_stay_zero_where_the_slope_of_phi_is_infinite_there(name, x64):
     p = np.array([[0.5, 0.3, 0.2, 0.0, 0.0]] * 3)
     for t in ([2.5, 1.0, 20.0], [0.5, 0.9, 0.1]):
         np.testing.assert_allclose(general(p, np.array(t)), special(p, np.array(t)), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["entropy", "euclidean"])
+def test_a_target_at_one_is_log_p_itself_however_small(name, x64):
+    log_p = np.array([np.log(0.75), np.log(0.25), -750.0])
+    np.testing.assert_allclose(CASES[name][0].log(log_p, 1.0), log_p, rtol=1e-15)
 
 
 def test_a_probability_of_1e_60_is_no_zero(x64):
