@@ -21,7 +21,7 @@ from sparsekd_jax.operators import (
     TemperatureRange,
     TsallisSoftening,
 )
-from sparsekd_jax.operators._roots import increasing_root, with_slope
+from sparsekd_jax.operators._roots import MAX_STEPS, bracketed_newton, increasing_root, with_slope
 from sparsekd_jax.operators.base import apply_unchecked
 
 KS = (2, 5, 16)
@@ -121,6 +121,91 @@ def test_checkify_reports_a_root_not_found():
     assert "a root was not found" in error.get()
     error, _ = jax.jit(checked)(jnp.array([1.0, 2.0]))
     assert error.get() is None
+
+
+def evaluations(function, low, high, **options):
+    """The root of one row, whether it was found, and the points where the function was looked at."""
+    points = []
+
+    def looked_at(x):
+        points.append(float(x[0]))
+        return function(x)
+
+    with jax.disable_jit():
+        x, converged = bracketed_newton(looked_at, jnp.array([low]), jnp.array([high]), **options)
+    return float(x[0]), bool(converged[0]), points
+
+
+ROOTS = {  # a function and its slope, a bracket, the root, and how often the function may be looked at
+    "straight": (lambda x: (2 * x - 1, jnp.full_like(x, 2)), (-3.0, 9.0), 0.5, 2),
+    "cubic": (lambda x: (x**3 + x - 10, 3 * x**2 + 1), (-10.0, 10.0), 2.0, 10),
+    "exponential": (lambda x: (jnp.exp(x) - 7, jnp.exp(x)), (-30.0, 20.0), np.log(7), 13),
+    "flat far away": (
+        lambda x: (jnp.tanh(x) - 0.25, jnp.cosh(x) ** -2),
+        (-300.0, 500.0),
+        np.arctanh(0.25),
+        6,
+    ),
+    "a jump, by bisection alone": (lambda x: (jnp.sign(x - 0.3), 0 * x), (-1.0, 1.5), 0.3, 53),
+    "far from 0": (lambda x: (x**2 - 1e16, 2 * x), (1.0, 1e9), 1e8, 7),
+    "next to 0": (lambda x: (x**3 + x - 1e-20, 3 * x**2 + 1), (-1.0, 3.0), 1e-20, 6),
+    "at the low end": (lambda x: (x**3 + x, 3 * x**2 + 1), (0.0, 1.0), 0.0, 5),
+    "at the high end": (lambda x: (jnp.expm1(x), jnp.exp(x)), (-2.0, 0.0), 0.0, 2),
+    "above the bracket, by rounding": (lambda x: (x - (1 + 3e-16), jnp.ones_like(x)), (0.0, 1.0), 1.0, 2),
+    "below the bracket, by rounding": (lambda x: (x - (1 - 3e-16), jnp.ones_like(x)), (1.0, 2.0), 1.0, 2),
+}
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_bracketed_newton_finds_the_root_in_few_steps(name, x64):
+    function, bracket, root, most = ROOTS[name]
+    x, converged, points = evaluations(function, *bracket)
+    assert converged
+    assert x == pytest.approx(root, rel=1e-15, abs=5e-16)
+    assert len(points) <= most + 1  # rounding of another machine may cost one
+
+
+def test_a_row_among_others_is_found_as_if_alone(x64):
+    functions, brackets = zip(*((f, b) for f, b, *_ in ROOTS.values()), strict=True)
+
+    def each(x):
+        values, slopes = zip(*(f(row) for f, row in zip(functions, x, strict=True)), strict=True)
+        return jnp.stack(values), jnp.stack(slopes)
+
+    with jax.disable_jit():
+        together, converged = bracketed_newton(each, *jnp.split(jnp.asarray(brackets), 2, axis=1))
+    assert converged.all()
+    alone = [[evaluations(f, *b)[0]] for f, b in zip(functions, brackets, strict=True)]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_bracketed_newton_starts_where_it_is_told_to(x64):
+    function, bracket, root, most = ROOTS["cubic"]
+    x, converged, points = evaluations(function, *bracket, start=jnp.array([2.01]))
+    assert (converged, points[0]) == (True, 2.01)
+    assert len(points) < most / 2
+    assert x == pytest.approx(root, rel=1e-15)
+    assert evaluations(function, *bracket, start=jnp.array([70.0]))[2][0] == 10.0
+    assert evaluations(function, *bracket)[2][0] == 0.0
+
+
+def test_a_tiny_root_to_relative_accuracy(x64):
+    def function(x):
+        return (jnp.expm1(x * 1e30) - 2) * 1e-9, 1e21 * jnp.exp(x * 1e30)
+
+    x, converged, _ = evaluations(function, -1e-29, 1e-29, unit=1e-40)
+    assert converged
+    assert x == pytest.approx(np.log(3) * 1e-30, rel=1e-15, abs=0)
+    assert (
+        abs(evaluations(function, -1e-29, 1e-29)[0]) <= 1e-29
+    )  # the unit is 1: any x of the bracket will do
+
+
+def test_a_function_that_is_nan_is_not_converged(x64):
+    x, converged, points = evaluations(lambda x: (x * jnp.nan, x * jnp.nan), -1.0, 2.0)
+    assert not converged
+    assert -1 <= x <= 2
+    assert len(points) == MAX_STEPS
 
 
 def cubic(x, target):
