@@ -22,9 +22,10 @@ def bracketed_newton(
     """The x in [low, high] where an increasing function vanishes, elementwise. Not differentiable.
 
     Newton's method inside a bracket: a step that leaves the bracket (the first goes to its end), or that
-    shrinks too slowly, is replaced by a bisection, so every row ends. A row is converged when a Newton step falls below eps^0.6 of
-    max(unit, |x|), one step before rounding by quadratic convergence, or when its bracket has closed. The
-    unknown should be such that an error of a few ulp of max(unit, |x|) is harmless (for a logarithm, unit 1).
+    shrinks too slowly, is replaced by a bisection, so every row ends. A row is converged when a Newton step
+    falls below eps^0.6 of max(unit, |x|), one step before rounding by quadratic convergence, or when its
+    bracket has closed. The unknown should be such that an error of a few ulp of max(unit, |x|) is harmless
+    (for a logarithm, unit 1).
 
     Args:
       value_and_slope: ``x -> (f, f')``, all ``[..., 1]``.
@@ -52,8 +53,8 @@ def bracketed_newton(
         newton = -value / slope
         usable = jnp.isfinite(newton) & (jnp.abs(newton) < 0.7 * last_step)
         proposal = x + newton
-        # The root may be an end, or next to it: a first step out of the bracket goes to the end, which Newton's
-        # method leaves monotonically where f is convex or concave, and bisection would take 30 steps.
+        # The root may be an end, or next to it: a first step out of the bracket goes to the end, which
+        # Newton's method leaves monotonically where f is convex or concave; bisection would take 30 steps.
         proposal = jnp.where(last_step == jnp.inf, jnp.clip(proposal, low, high), proposal)
         usable &= (proposal >= low) & (proposal <= high)
         moved = jnp.where(usable, proposal, 0.5 * (low + high))
