@@ -156,9 +156,18 @@ ROOTS = {  # a function and its slope, a bracket, the root, and how often the fu
         lambda x: (jnp.tanh(x) - 0.25, jnp.cosh(x) ** -2),
         (-300.0, 500.0),
         np.arctanh(0.25),
-        6,
+        7,
     ),
     "a jump, by bisection alone": (lambda x: (jnp.sign(x - 0.3), 0 * x), (-1.0, 1.5), 0.3, 53),
+    "flat, then steep": (
+        lambda x: (
+            jnp.where(x < 1, -1, (x - 11) / 10 + jnp.exp(30 * (x - 9.9))),
+            jnp.where(x < 1, 0, 0.1 + 30 * jnp.exp(30 * (x - 9.9))),
+        ),
+        (-10.0, 10.0),
+        9.828522684083447,
+        11,
+    ),
     "far from 0": (lambda x: (x**2 - 1e16, 2 * x), (1.0, 1e9), 1e8, 7),
     "next to 0": (lambda x: (x**3 + x - 1e-20, 3 * x**2 + 1), (-1.0, 3.0), 1e-20, 6),
     "at the low end": (lambda x: (x**3 + x, 3 * x**2 + 1), (0.0, 1.0), 0.0, 5),
@@ -174,7 +183,8 @@ def test_bracketed_newton_finds_the_root_in_few_steps(name, x64):
     x, converged, points = evaluations(function, *bracket)
     assert converged
     assert x == pytest.approx(root, rel=1e-15, abs=5e-16)
-    assert len(points) <= most + 1  # rounding of another machine may cost one
+    assert len(points) <= most + most // 8  # rounding of another machine may cost a step of many
+    assert bracket[0] <= min(points) <= max(points) <= bracket[1]
 
 
 def test_a_row_among_others_is_found_as_if_alone(x64):
