@@ -1,7 +1,7 @@
 """Roots of increasing scalar functions, one a row: bracketed Newton, and its implicit derivative."""
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 import jax
@@ -63,7 +63,7 @@ def bracketed_newton(
         closed = (high - low) <= 2 * eps * scale
         settled = (jnp.abs(newton) <= step_tolerance * scale) & jnp.isfinite(newton)
         finished = (value == 0) | closed | settled
-        settled_at = jnp.where(value == 0, x, jnp.clip(jnp.where(settled, proposal, x), low, high))
+        settled_at = jnp.clip(jnp.where(settled, proposal, x), low, high)
         new_x = jnp.where(done, x, jnp.where(finished, settled_at, moved))
         return new_x, low, high, jnp.where(usable, step, high - low), done | finished, steps + 1
 
@@ -80,7 +80,6 @@ Residual = Callable[..., tuple[Array, Array]]
 def with_slope(residual: Callable[..., Array]) -> Residual:
     """``(x, *args) -> (f, ∂f/∂x)`` from ``(x, *args) -> f``, elementwise in x, by forward differentiation."""
 
-    @wraps(residual)
     def value_and_slope(x: Array, *args: Any) -> tuple[Array, Array]:
         return jax.jvp(lambda x: residual(x, *args), (x,), (jnp.ones_like(x),))
 

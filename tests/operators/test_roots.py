@@ -246,6 +246,19 @@ def test_increasing_root_and_its_derivative(x64):
     np.testing.assert_allclose(slope, 1 / (3 * x**2 + 1e-3), rtol=1e-9)
 
 
+def test_where_the_residual_is_flat_the_root_does_not_move(x64):
+    def residual(x, target):
+        return (x - target) ** 3, 3 * (x - target) ** 2
+
+    targets = jnp.array([[0.0], [0.0]])
+    low, high = jnp.array([[-1.0], [-1.0]]), jnp.array([[1.0], [3.0]])  # the middle of the first is the root
+    x, slope = jax.value_and_grad(lambda t: increasing_root(residual, low, high, (t,))[0][0, 0])(targets)
+    assert float(x) == 0
+    np.testing.assert_array_equal(slope, 0)
+    moved = jax.jvp(lambda t: increasing_root(residual, low, high, (t,))[0], (targets,), (targets + 1,))[1]
+    assert float(moved[0, 0]) == 0
+
+
 def test_increasing_root_without_a_root_ends_at_the_bracket(x64):
     one = jnp.ones((1, 1))
     x, _ = increasing_root(cubic, -one, one, (100 * one,))
