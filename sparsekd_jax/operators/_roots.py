@@ -1,7 +1,7 @@
 """Roots of increasing scalar functions, one a row: bracketed Newton, and its implicit derivative."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -80,6 +80,7 @@ Residual = Callable[..., tuple[Array, Array]]
 def with_slope(residual: Callable[..., Array]) -> Residual:
     """``(x, *args) -> (f, ∂f/∂x)`` from ``(x, *args) -> f``, elementwise in x, by forward differentiation."""
 
+    @wraps(residual)
     def value_and_slope(x: Array, *args: Any) -> tuple[Array, Array]:
         return jax.jvp(lambda x: residual(x, *args), (x,), (jnp.ones_like(x),))
 
