@@ -80,6 +80,16 @@ def test_the_entropy_projection_of_a_row_with_a_zero_is_right_or_refused(x64):
         np.testing.assert_allclose(reached, deficit / t[rows][found], rtol=1e-10)
 
 
+def test_next_to_uniform_rows_the_entropy_projection_starts_at_its_root(x64, monkeypatch):
+    monkeypatch.setattr("sparsekd_jax.operators._roots.MAX_STEPS", 2)
+    noise = np.random.default_rng(0).normal(size=(50, 7))
+    p = (1 + 1e-6 * noise) / (1 + 1e-6 * noise).sum(-1, keepdims=True)
+    q = jax.jit(lambda p, t: apply_unchecked("probabilities", EntropyProjection(), p, t))(
+        p, np.geomspace(1.1, 1e4)
+    )
+    assert np.isfinite(q).all()
+
+
 @pytest.mark.parametrize("name", ["tsallis(0.3)", "tsallis(4)", "entropy", "euclidean"])
 def test_a_search_that_is_cut_short_is_refused(name, monkeypatch):
     for module in SEARCHES:
