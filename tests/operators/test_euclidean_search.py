@@ -19,12 +19,17 @@ def test_wright_omega_against_scipy(x64):
     np.testing.assert_allclose(module._log_wright_omega(jnp.asarray(x)), expected, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize(("k", "near"), [(2, 0.6), (16, 1.8), (100, 1.8)])
-def test_the_bracket_holds_the_strength_and_the_first_guess_is_near(k, near, x64):
-    cases = sweep(k, EuclideanEntropyProjection().claims.temperatures, 2000, seed=4)
+def searched(k, seed):
+    """Rows that need a search, as centred logs, and their T."""
+    cases = sweep(k, EuclideanEntropyProjection().claims.temperatures, 2000, seed=seed)
     centred, t = centred_log(jnp.asarray(cases.p)), jnp.asarray(cases.high)[:, None]
     sought = np.asarray(~is_uniform(centred) & (t > 1))[:, 0]
-    centred, t = centred[sought], t[sought]
+    return centred[sought], t[sought]
+
+
+@pytest.mark.parametrize(("k", "near"), [(2, 0.6), (16, 1.8), (100, 1.8)])
+def test_the_bracket_holds_the_strength_and_the_first_guess_is_near(k, near, x64):
+    centred, t = searched(k, seed=4)
     log_q, a, found = jax.jit(module._solve)(centred, t)
     assert found.all()
     row, log_a, gain, high = jax.jit(module._make_row)(centred, t)
@@ -36,3 +41,35 @@ def test_the_bracket_holds_the_strength_and_the_first_guess_is_near(k, near, x64
     assert (gain <= 0).all()
     resolved = truth < -1e-10
     assert float(jnp.abs(jnp.log(jnp.where(resolved, gain / truth, 1))).max()) < near
+
+
+@pytest.mark.parametrize("k", [2, 16])
+def test_from_anywhere_in_the_bracket_the_search_stays_inside_and_ends(k, x64):
+    centred, t = searched(k, seed=5)
+    _, a, _ = jax.jit(module._solve)(centred, t)
+    row, _, _, high = jax.jit(module._make_row)(centred, t)
+    low = jnp.minimum(jnp.log(row.target) - 40, high - 1)
+    share, part = np.random.default_rng(k).uniform(size=(2, *low.shape))
+    point = module._Point(
+        low + share * (high - low), part * row.least_gain, 0 * centred, low, high, low + jnp.inf, low > high
+    )
+    step = jax.jit(module._newton_step)
+    for _ in range(100):
+        point = step(row, point)
+        assert ((low <= point.log_a) & (point.log_a <= high)).all()
+        assert ((row.least_gain <= point.gain) & (point.gain <= 0)).all()
+    assert point.done.all()
+    np.testing.assert_allclose(point.log_a, jnp.log(a), rtol=1e-7, atol=1e-7)
+
+
+def test_every_class_solves_its_equation(x64):
+    """``q − p − (q_top − p_top) + a ρ = 0`` to the rounding of its terms; e^ρ and e^ρ − 1 come with it."""
+    centred, t = searched(16, seed=6)
+    row, log_a, gain, _ = jax.jit(module._make_row)(centred, t)
+    log_s, drop = gain + row.log_top, jnp.exp(row.log_top) * jnp.expm1(gain)
+    rho, w, lifted = jax.jit(module._log_ratio)(row, log_a, log_s, drop)
+    np.testing.assert_allclose(w, jnp.exp(rho), rtol=1e-14)
+    np.testing.assert_allclose(lifted, jnp.expm1(rho), rtol=1e-13, atol=1e-30)
+    q, pulled = jnp.exp(log_s) * w, jnp.exp(log_a) * rho
+    scale = q + row.p + jnp.abs(drop) + jnp.abs(pulled)
+    assert float((jnp.abs(q - row.p - drop + pulled) / scale).max()) < 1e-15
