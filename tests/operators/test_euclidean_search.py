@@ -73,3 +73,19 @@ def test_every_class_solves_its_equation(x64):
     q, pulled = jnp.exp(log_s) * w, jnp.exp(log_a) * rho
     scale = q + row.p + jnp.abs(drop) + jnp.abs(pulled)
     assert float((jnp.abs(q - row.p - drop + pulled) / scale).max()) < 1e-15
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_no_step_leaves_its_bracket_even_where_the_root_is_outside(side, x64):
+    centred, t = searched(5, seed=7)
+    _, a, _ = jax.jit(module._solve)(centred, t)
+    row, _, gain, _ = jax.jit(module._make_row)(centred, t)
+    low, high = jnp.log(a) + 2 * side - 1, jnp.log(a) + 2 * side + 1
+    point = module._Point((low + high) / 2, gain, 0 * centred, low, high, low + jnp.inf, low > high)
+    step, moved = jax.jit(module._newton_step), False
+    for _ in range(20):
+        before, point = point, step(row, point)
+        moved |= point.log_a != before.log_a
+        assert ((low <= point.log_a) & (point.log_a <= high)).all()
+    towards = point.log_a < low + 0.1 if side > 0 else point.log_a > high - 0.1
+    assert float((moved & towards).mean()) > 0.9
