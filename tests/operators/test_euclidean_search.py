@@ -27,6 +27,7 @@ def searched(k, seed):
     return centred[sought], t[sought]
 
 
+# In logs, for K classes; on other rows of the sweep 0.50, 1.39 and 1.54 were measured.
 @pytest.mark.parametrize(("k", "near"), [(2, 0.6), (16, 1.8), (100, 1.8)])
 def test_the_bracket_holds_the_strength_and_the_first_guess_is_near(k, near, x64):
     centred, t = searched(k, seed=4)
@@ -88,4 +89,4 @@ def test_no_step_leaves_its_bracket_even_where_the_root_is_outside(side, x64):
         moved |= point.log_a != before.log_a
         assert ((low <= point.log_a) & (point.log_a <= high)).all()
     towards = point.log_a < low + 0.1 if side > 0 else point.log_a > high - 0.1
-    assert float((moved & towards).mean()) > 0.9
+    assert float((moved & towards).mean()) > 0.9  # they do step, up to the end that is nearer to the root
