@@ -221,11 +221,12 @@ def _log_from_logs_jvp(primals: tuple, tangents: tuple) -> tuple:
 def _from_probabilities_jvp(primals: tuple, tangents: tuple) -> tuple:
     (p, temperature, r), (p_dot, *rest) = primals, tangents
     q, found = from_probabilities(*primals)
+    # At a zero the derivatives are those on the face, of every order.
     positive = p > 0
-    safe = jnp.where(positive, p, 1)
+    safe, p = jnp.where(positive, p, 1), jnp.where(positive, p, 0)
     along = None
     if not isinstance(p_dot, SymbolicZero):
-        flow = jnp.where(positive, p_dot, 0)  # at a zero the derivative on the face
+        flow = jnp.where(positive, p_dot, 0)
         along = lambda x: quotient(x, safe) * flow  # noqa: E731
     log_q = jnp.log(jnp.where(q > 0, q, 1))
     argument = _Argument(p, jnp.sqrt(p), jnp.log(safe), along)

@@ -53,26 +53,3 @@ def test_rows_keep_their_places_and_none_is_left_out(rows, monkeypatch):
     log_p, t = rows
     blocked, _ = base._block_by_block(lambda x, t: (x * t, None), log_p, t[:, None])
     np.testing.assert_array_equal(blocked, log_p * t[:, None])
-
-
-@pytest.mark.parametrize(
-    "entry", ["logits", *(pytest.param(x, marks=pytest.mark.nightly) for x in ("log", "probabilities"))]
-)
-def test_the_slope_in_alpha_at_three_halves_is_that_of_its_neighbours(entry, x64):
-    """The square-root form stands at one α alone: its derivative there is against differences across it."""
-    rng = np.random.default_rng(1)
-    p = jnp.asarray(rng.dirichlet(np.full(6, 2.0), 3))
-    x = p if entry == "probabilities" else jnp.log(p)
-    weight = jnp.asarray(rng.normal(size=(1, 6)))
-
-    @jax.jit
-    def probe(alpha, t):
-        q = base.apply_unchecked(entry, operators.TsallisSoftening(alpha), x, jnp.broadcast_to(t, 3))
-        on = q > -jnp.inf
-        return jnp.sum(jnp.where(on, jnp.where(on, q, 0) * weight, 0))
-
-    slope, h = jax.jit(jax.grad(probe)), 1e-6
-    for t in (0.6, 1.0, 3.0):
-        difference = float((probe(1.5 + h, t) - probe(1.5 - h, t)) / (2 * h))
-        assert float(slope(1.5, t)) == pytest.approx(difference, rel=1e-6, abs=1e-8)
-        assert (abs(difference) > 1e-3) == (t != 1)  # a form that forgot α would give 0

@@ -1,0 +1,127 @@
+"""Tsallis softening form by form: derivatives of two orders, and where floats run out."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+
+from sparsekd_jax.operators import TsallisSoftening, _tsallis_half
+from sparsekd_jax.operators.tsallis import _TsallisOfOneForm
+from tests.operators import reference
+
+FORMS = {
+    "square roots": {"half": True, "near_shannon": False},
+    "shifted powers": {"half": False, "near_shannon": False},
+    "expm1": {"half": False, "near_shannon": True},
+}
+ALPHAS = {"square roots": [1.5], "shifted powers": [0.3, 1.5, 2.5], "expm1": [0.996, 1.0, 1.02]}
+ROWS = {"interior": np.array([0.5, 0.27, 0.2, 0.03]), "with a zero": np.array([0.5, 0.0, 0.4, 0.1])}
+WEIGHTS = np.array([1.0, -2.0, 0.5, 3.0])
+ENTRIES = {"probabilities": "_from_probabilities", "logits": "_from_logits", "log": "_log_kernel"}
+
+
+def point(entry, p, temperature, alpha):
+    """p, or log p (of logits, up to a constant); T; and α."""
+    with np.errstate(divide="ignore"):
+        x = p if entry == "probabilities" else np.log(p) + (0.7 if entry == "logits" else -np.log(p.max()))
+    return np.append(x, [temperature, alpha])
+
+
+@functools.cache
+def slopes(form, entry):
+    """The gradient and the Hessian of a weighted sum, compiled once for every T and α."""
+
+    def value(at):
+        operator = _TsallisOfOneForm(at[5], **FORMS[form])
+        found, _ = getattr(operator, ENTRIES[entry])(at[None, :4], at[None, 4:5])
+        return jnp.sum(jnp.where(found > -jnp.inf, WEIGHTS * found[0], 0))
+
+    return jax.jit(lambda at: (jax.grad(value)(at), jax.hessian(value)(at)))
+
+
+def exact_value(entry, at, guess):
+    x, temperature, alpha = at[:4], at[4], at[5]
+    p = x if entry == "probabilities" else [mp.exp(v) for v in x]
+    total = mp.fsum(p)
+    q = reference.tsallis(alpha)([v / total for v in p], temperature, guess)
+    q = [mp.log(v) if v else v for v in q] if entry == "log" else q
+    return mp.fsum(float(w) * v for w, v in zip(WEIGHTS, q, strict=True))
+
+
+def exact_slopes(entry, p, at, guess):
+    """Central differences in 50 digits; 0 by a coordinate that is a zero of p."""
+    h = mp.mpf(10) ** -9
+    at = [mp.mpf(float(v)) for v in at]
+    free = [*np.flatnonzero(p), 4, 5]
+
+    def moved(*by):
+        shifted = list(at)
+        for i, sign in by:
+            shifted[i] += sign * h
+        return exact_value(entry, shifted, guess)
+
+    gradient, bent = np.zeros(6), np.zeros((6, 6))
+    for i in free:
+        gradient[i] = (moved((i, 1)) - moved((i, -1))) / (2 * h)
+        for j in free[: free.index(i) + 1]:
+            corners = [moved((i, a), (j, b)) * a * b for a in (1, -1) for b in (1, -1)]
+            bent[i, j] = bent[j, i] = mp.fsum(corners) / (4 * h * h)
+    return gradient, bent
+
+
+@pytest.mark.parametrize(
+    ("row", "temperature"),  # at T = 1 a zero of p is a kink
+    [(row, t) for row in ROWS for t in (0.3, 0.7, 1.0, 1.7, 5.0) if (row, t) != ("with a zero", 1.0)],
+)
+@pytest.mark.parametrize(
+    ("form", "entry"),  # the others reach the logarithm's kernel by the same two lines
+    [
+        *(("square roots", entry) for entry in ENTRIES),
+        *(("shifted powers", entry) for entry in ("probabilities", "log")),
+        ("expm1", "log"),
+    ],
+)
+def test_slopes_of_two_orders(form, entry, row, temperature, x64):
+    """In the row, in T and in α; for α = 3/2 and T = 0.3 the smallest class is gone."""
+    for alpha in ALPHAS[form]:
+        if row == "with a zero" and alpha == 1:
+            continue  # a zero of p fills from there on
+        at = point(entry, ROWS[row], temperature, alpha)
+        guess = np.asarray(TsallisSoftening(alpha)(ROWS[row], temperature))
+        gradient, hessian = slopes(form, entry)(at)
+        wanted, wanted_bent = exact_slopes(entry, ROWS[row], at, guess)
+        where = f"α = {alpha}"
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-10, atol=1e-10, err_msg=where)
+        np.testing.assert_allclose(hessian, wanted_bent, rtol=1e-8, atol=1e-8, err_msg=where)
+
+
+def test_at_one_log_q_is_log_p_where_its_root_underflows():
+    log_p = jnp.array([[0.0, -300.0]], jnp.float32)
+    for temperatures in ([[1.0]], [[1.0], [0.5]]):  # in closed form, and beside a row that is searched
+        t = jnp.asarray(temperatures, jnp.float32)
+        rows = jnp.broadcast_to(log_p, (len(t), 2))
+        log_q, found = _tsallis_half.log_from_logs(rows, t, jnp.float32(0.5))
+        np.testing.assert_array_equal(log_q[:1], log_p)
+        assert found.all()
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_cold_temperature_magnifies_no_rounding(entry):
+    """Float32 at T = 1e-3, classes next to each other: rounding 1 − √(p/p_top) would move q by 1e-5."""
+    p = np.random.default_rng(0).uniform(0.4995, 0.5, (500, 2)).astype(np.float32)
+    x = p if entry == "probabilities" else np.log(p.astype(np.float64)).astype(np.float32)
+    exact = x.astype(np.float64) if entry == "probabilities" else np.exp(x.astype(np.float64))
+    # Of two classes w = √q is at the angle of √p, lifted by the same: solved in float64 by its one unknown.
+    operator = _TsallisOfOneForm(1.5, **FORMS["square roots"])
+    found, _ = getattr(operator, ENTRIES[entry])(jnp.asarray(x), jnp.full((500, 1), 1e-3, jnp.float32))
+    root = np.sqrt(exact / exact.sum(-1, keepdims=True))
+    t = np.float64(np.float32(1e-3))
+    gap = (root[:, 0] - root[:, 1]) / t  # w_0 − w_1, and w_0² + w_1² = 1
+    w_1 = (-gap + np.sqrt(np.maximum(2 - gap**2, 0))) / 2
+    q_1 = np.where(gap >= 1, 0, np.where(gap <= -1, 1, w_1**2))
+    q = np.exp(found) if entry == "log" else found
+    np.testing.assert_allclose(q[:, 1], q_1, rtol=0, atol=2e-6)
+    assert ((q_1 > 0.01) & (q_1 < 0.99)).sum() > 300
