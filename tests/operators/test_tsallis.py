@@ -30,15 +30,16 @@ def point(entry, p, temperature, alpha):
     return np.append(x, [temperature, alpha])
 
 
+def weighted(form, entry, at):
+    operator = _TsallisOfOneForm(at[5], **FORMS[form])
+    found, _ = getattr(operator, ENTRIES[entry])(at[None, :4], at[None, 4:5])
+    return jnp.sum(jnp.where(found > -jnp.inf, WEIGHTS * found[0], 0))
+
+
 @functools.cache
 def slopes(form, entry):
     """The gradient and the Hessian of a weighted sum, compiled once for every T and α."""
-
-    def value(at):
-        operator = _TsallisOfOneForm(at[5], **FORMS[form])
-        found, _ = getattr(operator, ENTRIES[entry])(at[None, :4], at[None, 4:5])
-        return jnp.sum(jnp.where(found > -jnp.inf, WEIGHTS * found[0], 0))
-
+    value = functools.partial(weighted, form, entry)
     return jax.jit(lambda at: (jax.grad(value)(at), jax.hessian(value)(at)))
 
 
@@ -96,6 +97,46 @@ def test_slopes_of_two_orders(form, entry, row, temperature, x64):
         where = f"α = {alpha}"
         np.testing.assert_allclose(gradient, wanted, rtol=1e-10, atol=1e-10, err_msg=where)
         np.testing.assert_allclose(hessian, wanted_bent, rtol=1e-8, atol=1e-8, err_msg=where)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_slopes_in_t_alone_and_in_alpha_alone(entry, x64):
+    """Where the row stands still the square-root form has a shorter rule."""
+    for temperature in (0.7, 1.7):
+        at = point(entry, ROWS["interior"], temperature, 1.5)
+        together, _ = slopes("square roots", entry)(at)
+        for i in (4, 5):
+            moved = lambda v, at=at, i=i: weighted("square roots", entry, jnp.asarray(at).at[i].set(v))  # noqa: E731
+            assert float(jax.grad(moved)(at[i])) == pytest.approx(float(together[i]), rel=1e-10)
+
+
+def test_a_class_that_is_gone_does_not_move(x64):
+    """Its log q is −inf, with tangent 0."""
+    operator = _TsallisOfOneForm(1.5, **FORMS["square roots"])
+    log_p = jnp.log(ROWS["interior"])[None]
+    soften = lambda log_p, t: operator._log_kernel(log_p, t)[0]  # noqa: E731
+    log_q, moved = jax.jvp(soften, (log_p, jnp.array([[0.3]])), (jnp.ones((1, 4)), jnp.ones((1, 1))))
+    assert float(log_q[0, 3]) == -np.inf
+    assert float(moved[0, 3]) == 0
+    assert np.abs(moved[0, :3]).min() > 0.01
+
+
+@pytest.mark.parametrize(("dtype", "few"), [("float32", 7), ("float64", 8)])
+def test_every_row_below_one_is_found_in_few_steps(dtype, few, monkeypatch):
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.full(1000, 0.3), 600) + 1e-9
+    p[::3] = 1 + 1e-6 * rng.normal(size=p[::3].shape)
+    p[1::3] = 10.0 ** rng.uniform(-30, 0, p[1::3].shape)
+    p = (p / p.sum(-1, keepdims=True)).astype(dtype)
+    temperature = (10.0 ** -rng.uniform(0.001, 8, (600, 1))).astype(dtype)
+    with jax.enable_x64(dtype == "float64"):
+        unfound = {}
+        for steps in (2, few):
+            monkeypatch.setattr(_tsallis_half, "MAX_STEPS", steps)
+            _, found = _tsallis_half.from_probabilities(p, temperature, jnp.asarray(0.5, dtype))
+            unfound[steps] = int((~found).sum())
+    assert unfound[few] == 0
+    assert unfound[2] > 100  # they are counted
 
 
 def test_at_one_log_q_is_log_p_where_its_root_underflows():
