@@ -406,7 +406,10 @@ def _expm1_form_at(v: Array, centred: Array, temperature: Array, log_ref: Array,
     # A zero of p: e^{rc} = 0 for r > 0, so q^r = ω q_ref^r where ω > 0, and 0 otherwise.
     lifted = (r > 0) & (omega > 0)
     lift = omega + jnp.where(sunk, (1 - omega) * decay, 0)
-    at_zeros = jnp.log(jnp.where(lifted, lift, 1)) / jnp.where(r > 0, r, 1)
+    # Its logarithm is divided by r: where ω is next to 1, from 1 − ω = e^(−y).
+    missing = jnp.exp(-jnp.where(direct, y, 1)) * jnp.where(sunk, decay - 1, -1)
+    log_lift = jnp.where(direct, jnp.log1p(missing), jnp.log(jnp.where(lifted & ~direct, lift, 1)))
+    at_zeros = log_lift / jnp.where(r > 0, r, 1)
     at_zeros = jnp.where(lifted, log_ref + v + at_zeros, -jnp.inf)
     # d log q/dv = (q_ref/q)^r.
     shrunk = jnp.exp(jnp.where(alive, -r * (jnp.where(direct, 0, c) + jnp.where(alive, g, 0)), 0))

@@ -261,6 +261,18 @@ def test_minus_infinity_is_an_ordinary_log(x64):
         assert np.isfinite(np.asarray(operator.log(log_p, 3.0))).all()
 
 
+@pytest.mark.parametrize("alpha", [1 + 2**-20, 1 + 2**-16, 1.004])
+def test_a_zero_fills_as_it_should_next_to_alpha_one(alpha):
+    """Float32: the log of its q is divided by α − 1, and the rounding of 1 − 1/T^… with it."""
+    p, temperatures = np.array([[1.0, 0.0]] * 3, np.float32), np.array([2.0, 50.0, 1e6], np.float32)
+    q = TsallisSoftening(alpha)(p, temperatures)
+    with jax.enable_x64(True):
+        alpha = float(np.float32(alpha))
+        wanted = np.asarray(TsallisSoftening(alpha)(p.astype(np.float64), temperatures.astype(np.float64)))
+    np.testing.assert_allclose(q, wanted, rtol=0, atol=2e-6)
+    assert 0.01 < wanted[2, 1] < 0.5
+
+
 def test_power_keeps_a_tiny_class_of_a_wide_row():
     """In float32, where its product with the largest probability, itself small, would be 0."""
     p = np.full(200, (1 - 3e-38) / 199, np.float32)

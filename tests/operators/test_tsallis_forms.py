@@ -1,0 +1,214 @@
+"""The two forms of Tsallis softening at a trial root, against 50 digits: no search, no derivative."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+
+from sparsekd_jax.operators import TsallisSoftening, tsallis
+
+mp.mp.dps = 50
+
+LOG_REF = -0.25
+UNKNOWNS = (-30.0, -3.0, -0.5, 0.4, 2.0, 30.0)
+DEPTHS = (0.0, 1e-9, 1e-3, 0.3, 0.9, 1.1, 4.0, 15.0, 33.0, 70.0, 300.0, 800.0, 3e4)
+TOLERANCE = {"float32": 3e-6, "float64": 4e-15}
+
+
+def centred_row(dtype):
+    """Log-probabilities under the largest, and a zero."""
+    return np.append(-np.array(DEPTHS), -np.inf).astype(dtype)
+
+
+def error(found, wanted):
+    """Relative to 1 + |wanted|; an infinity must be that infinity."""
+    if mp.isinf(wanted):
+        return 0.0 if float(found) == float(wanted) else np.inf
+    return float(abs(mp.mpf(float(found)) - wanted) / (1 + abs(wanted)))
+
+
+def rate_error(found, wanted):
+    """Relative, but for what is below the smallest normal number."""
+    return float(abs(mp.mpf(float(found)) - wanted) / (abs(wanted) + np.finfo(found.dtype).tiny * 1e6))
+
+
+# -- |α − 1| not small -----------------------------------------------------------------------------------
+
+
+@functools.cache
+def shifted_powers_at(dtype):
+    return jax.jit(lambda *x: tsallis._shifted_powers_at(*x))
+
+
+def exact_shifted(unknown, delta, c, t, r):
+    """log(q/p) and its slope in δ from T q^r = p_ref^r (e^{rc} + E), and 1 + E e^{−rc}, which may cancel."""
+    x, delta, c, t, r = (mp.mpf(float(v)) for v in (unknown, delta, c, t, r))
+    if t > 1:
+        lifted = mp.exp(x) * (1 + delta)
+        by_delta = mp.exp(x)
+    else:
+        by_delta = 1 / (1 + mp.exp(x))
+        lifted = by_delta * (1 + delta) - 1
+    if c == -mp.inf:
+        return None, (mp.log(lifted / t) / r if lifted > 0 and r > 0 else -mp.inf), None
+    grown = 1 + lifted * mp.exp(-r * c)
+    if grown <= 0:
+        return -mp.inf, None, None
+    return mp.log(grown / t) / r, None, by_delta * mp.exp(-r * c) / grown / r
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("r", [-0.7, 0.6, 1.5, 3.0])
+def test_shifted_powers(r, dtype):
+    tolerance = TOLERANCE[dtype]
+    with jax.enable_x64(dtype == "float64"):
+        centred = centred_row(dtype)
+        for t in (0.2, 0.9, 1.3, 50.0):
+            for unknown in UNKNOWNS:
+                for delta in (0.0, 1e-3):
+                    if t < 1 and delta and unknown < 0:
+                        continue  # E < 0 there, which δ would make positive
+                    args = [np.asarray(v, dtype) for v in (delta, unknown, centred, t, LOG_REF, r)]
+                    q = jax.tree.map(np.asarray, shifted_powers_at(dtype)(*args))
+                    for i, c in enumerate(centred):
+                        where = f"T {t}, unknown {unknown}, δ {delta}, c {c}"
+                        ratio, zero, rate = exact_shifted(args[1], args[0], c, args[3], args[5])
+                        assert q.off[i] == np.isneginf(c)
+                        if q.off[i]:
+                            wanted = zero + mp.mpf(float(np.asarray(LOG_REF, dtype)))
+                            assert error(q.at_zeros[i], wanted) <= tolerance / abs(r), where
+                        else:
+                            assert error(q.log_ratio[i], ratio) <= tolerance / abs(r), where
+                        if rate is not None:
+                            assert rate_error(q.rate[i], rate) <= tolerance * (1 + abs(r * c)), where
+
+
+WIDEST = {  # as measured below T = 1 and above, and a little more: a bracket that grows is seen
+    -0.7: (5.3, 5.8),
+    -0.05: (1.7, 2.5),
+    0.4: (3.4, 1.5),
+    1.0: (5.6, 3.5),
+    1.5: (7.5, 6.3),
+    3.0: (15.5, 18.6),
+}
+
+
+@pytest.mark.parametrize("r", WIDEST)
+def test_the_bracket_holds_the_root_and_uniform_rows_are_at_an_end(r, x64):
+    """E = T (q_ref/p_ref)^r − 1 for every row, as log E or logit(−E); uniform rows have E = T − 1."""
+    rng = np.random.default_rng(0)
+    bracket = jax.jit(lambda *x: jnp.broadcast_arrays(*tsallis._bracket(*x)))
+    for k in (2, 30):
+        p = rng.dirichlet(np.full(k, 0.5), 400) + 1e-12
+        p[::8] = 1 + 1e-3 * rng.normal(size=p[::8].shape)
+        p[1::8] = 10.0 ** rng.uniform(-12, 0, p[1::8].shape)
+        p[2::8] = 1
+        p /= p.sum(-1, keepdims=True)
+        t = 10.0 ** rng.uniform(-1, 4, (400, 1))
+        t = np.where(np.abs(t - 1) < 0.01, 2.0, t)
+        q = np.asarray(TsallisSoftening(1 + r)(p, t[:, 0]))
+        top = p.max(-1, keepdims=True)
+        shift = t * (q.max(-1, keepdims=True) / top) ** r - 1
+        root = np.where(t > 1, np.log(np.abs(shift)), np.log(np.abs(shift)) - np.log1p(np.minimum(shift, 0)))
+        low, high = bracket(t, np.log(top), np.asarray(r), np.asarray(float(k)))
+        assert (low <= root).all()
+        assert (root <= high).all()
+        ends = np.minimum(np.abs(root - low), np.abs(root - high))
+        assert ends[2::8].max() <= 1e-4
+        for rows, widest in zip((t < 1, t > 1), WIDEST[r], strict=True):
+            assert (high - low)[rows].max() <= widest
+
+
+# -- α next to 1, and 1 itself ---------------------------------------------------------------------------
+
+
+@functools.cache
+def expm1_form_at(dtype):
+    return jax.jit(lambda *x: tsallis._expm1_form_at(*x))
+
+
+def exact_expm1(v, c, t, r):
+    """log(q/p), its slope in v, and log(q/q_ref) at a zero: (q/q_ref)^r = 1 + (1 − ω)(e^{rc} − 1)."""
+    v, c, t, r = (mp.mpf(float(x)) for x in (v, c, t, r))
+    if r == 0:
+        return (-mp.inf if c == -mp.inf else v + c / t - c), mp.mpf(1), -mp.inf
+    omega = 1 - 1 / (t * mp.exp(r * v))
+    zero = mp.log(omega) / r if r > 0 and omega > 0 else -mp.inf
+    if c == -mp.inf:
+        return None, (1 / omega if zero > -mp.inf else None), zero
+    power = 1 + (1 - omega) * mp.expm1(r * c)
+    if power <= 0:
+        return -mp.inf, None, zero
+    return v + mp.log(power) / r - c, 1 / power, zero
+
+
+@pytest.mark.parametrize(
+    ("r", "dtype"),  # float64 takes the other form further away
+    [(r, dtype) for r in (-1e-2, -1e-9, 0.0, 1e-9, 1e-2) for dtype in ("float32", "float64")]
+    + [(r, "float32") for r in (-0.5, 0.5)],
+)
+def test_expm1_form(r, dtype):
+    """Log q, to the rounding of log p where q is far from it, and its slope."""
+    with jax.enable_x64(dtype == "float64"):
+        eps = float(np.finfo(dtype).eps)
+        centred = centred_row(dtype)
+        for t in (1e-3, 0.2, 0.999, 1.001, 1.3, 50.0, 1e6):
+            for v in (-20.0, -2.0, -0.3, -1e-3) if t > 1 else (1e-3, 0.3, 2.0):
+                args = [np.asarray(x, dtype) for x in (v, centred, t, LOG_REF, r)]
+                q = jax.tree.map(np.asarray, expm1_form_at(dtype)(*args))
+                log_q = np.asarray(tsallis._log_q(tsallis._Softened(*q), centred, args[3]))
+                for i, c in enumerate(centred):
+                    where = f"T {t}, v {v}, c {c}"
+                    ratio, rate, zero = exact_expm1(args[0], c, args[2], args[4])
+                    start = mp.mpf(float(args[3])) + mp.mpf(float(args[0]))
+                    wanted = (
+                        start + zero if c == -np.inf else mp.mpf(float(args[3])) + mp.mpf(float(c)) + ratio
+                    )
+                    depth = 0.0 if c == -np.inf else abs(float(c))
+                    assert error(log_q[i], wanted) <= 20 * eps * (1 + depth), where
+                    if rate is not None:
+                        assert rate_error(q.rate[i], rate) <= 40 * eps * (1 + abs(r * depth)), where
+
+
+# -- both ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("counted", [False, True])
+def test_excess_mass(counted, dtype):
+    """Σ (q − p) relative to Σ |q − p|, however close q is; classes that left, came, grew or stayed."""
+    counts = np.array([1.0, 3.0, 2.0, 5.0, 1.0, 2.0, 4.0]) if counted else None
+    centred = [0.0, -0.5, -2.0, -40.0, -3.0, -np.inf, -np.inf]
+    filled = [0.0, 0.0, 0.0, -1.5, 0.0, -2.5, -np.inf]
+    off = [c < -30 for c in centred]
+    rate = [1.0, 0.8, 1.5, 2.0, 0.7, 3.0, 1.0]
+    weights = counts if counted else np.ones(7)
+    with jax.enable_x64(dtype == "float64"):
+        centred, filled, rate = (np.array(x, dtype) for x in (centred, filled, rate))
+        excess = jax.jit(lambda *x: tsallis._excess_mass(tsallis._Softened(*x[:4]), *x[4:]))
+        for scale in (1.0, 1e-3, 1e-12):
+            for gone, comes in ((0.0, False), (-np.inf, False), (-np.inf, True)):
+                zeros = filled if comes else np.full_like(filled, -np.inf)
+                ratio = np.array([-0.3, 0.2, 1.7, 0.0, 0.0, 0.0, 0.0]) * scale
+                ratio[4] = gone
+                ratio = ratio.astype(dtype)
+                counts_ = None if counts is None else counts.astype(dtype)
+                value, slope = excess(
+                    ratio, zeros, np.array(off), rate, centred, np.asarray(LOG_REF, dtype), counts_
+                )
+                total, size, by = mp.mpf(0), mp.mpf(0), mp.mpf(0)
+                for i in range(7):
+                    p = (
+                        mp.exp(mp.mpf(float(centred[i])) + mp.mpf(LOG_REF))
+                        if centred[i] > -np.inf
+                        else mp.mpf(0)
+                    )
+                    q = p * mp.exp(mp.mpf(float(ratio[i]))) if not off[i] else mp.exp(mp.mpf(float(zeros[i])))
+                    total, size = total + weights[i] * (q - p), size + weights[i] * abs(q - p)
+                    by += weights[i] * q * mp.mpf(float(rate[i]))
+                tolerance = 4 * float(np.finfo(dtype).eps)
+                assert abs(float(value[0]) - total) <= tolerance * size
+                assert float(slope[0]) == pytest.approx(float(by), rel=tolerance)
