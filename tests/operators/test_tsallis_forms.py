@@ -53,7 +53,12 @@ def exact_shifted(unknown, delta, c, t, r):
         by_delta = 1 / (1 + mp.exp(x))
         lifted = by_delta * (1 + delta) - 1
     if c == -mp.inf:
-        return None, (mp.log(lifted / t) / r if lifted > 0 and r > 0 else -mp.inf), None
+        filled = lifted > 0 and r > 0
+        return (
+            None,
+            (mp.log(lifted / t) / r if filled else -mp.inf),
+            (by_delta / lifted / r if filled else None),
+        )
     grown = 1 + lifted * mp.exp(-r * c)
     if grown <= 0:
         return -mp.inf, None, None
@@ -212,3 +217,34 @@ def test_excess_mass(counted, dtype):
                 tolerance = 4 * float(np.finfo(dtype).eps)
                 assert abs(float(value[0]) - total) <= tolerance * size
                 assert float(slope[0]) == pytest.approx(float(by), rel=tolerance)
+
+
+RESIDUALS = {  # with what comes before the row, and where it is looked at
+    "coarse": (tsallis._coarse_residual, lambda up, sign, x: (sign,), lambda sign, x: sign * x),
+    "refined": (tsallis._refined_residual, lambda up, sign, x: (up, x), lambda sign, x: 1e-9),
+    "expm1": (tsallis._expm1_residual, lambda up, sign, x: (), lambda sign, x: 0.1 * x),
+}
+
+
+@pytest.mark.parametrize("name", RESIDUALS)
+def test_the_slope_beside_a_residual_is_its_derivative_and_positive(name, x64):
+    """At a trial root of rows above and below T = 1, with a zero, one class standing for several."""
+    residual, before, at = RESIDUALS[name]
+    p = np.array([0.6, 0.25, 0.15, 1e-7, 0.0])
+    counts = jnp.array([[1.0, 1.0, 2.0, 3.0, 2.0]])
+
+    @jax.jit
+    def slopes(t, x, r):
+        log_ref, centred = jnp.log(jnp.array([[0.6]])), jnp.log(p / 0.6)[None]
+        up = jnp.sign(r)
+        sign = jnp.where(t > 1, up, -up) * jnp.ones((1, 1))
+        of = lambda v: residual(v, *before(up, sign, x), centred, t[None, None], log_ref, counts, r)  # noqa: E731
+        (value, slope), (moved, _) = jax.jvp(of, (at(sign, x) * jnp.ones((1, 1)),), (jnp.ones((1, 1)),))
+        return value[0, 0], slope[0, 0], moved[0, 0]
+
+    for r in (0.005, -0.005) if name == "expm1" else (-0.5, 0.5, 1.7):
+        for t, x in ((2.0, -1.5), (30.0, 0.7), (0.5, 1.2), (0.9, -2.0)):
+            value, slope, moved = slopes(jnp.asarray(t), jnp.asarray(x), jnp.asarray(r))
+            assert abs(value) > 1e-5
+            assert float(slope) == pytest.approx(float(moved), rel=1e-9)
+            assert slope > 0
