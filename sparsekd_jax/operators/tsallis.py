@@ -286,7 +286,6 @@ def _bracket(temperature: Array, log_ref: Array, r: Array, num_classes: Array) -
     # (a + b)^(1/r) ≤ a^(1/r) + b^(1/r) for r ≥ 1.
     steep = jnp.maximum(r, 1)
     least = steep * jnp.log(jnp.abs(jnp.expm1(log_t / steep))) - r * log_spread
-    least = jnp.where(r < 1, log_gap - r * log_spread, least)
     # r < 0: 1 + E is at most T (K p_ref)^(−r) for T > 1 and at least T p_ref^(−r) for T < 1.
     gain = jnp.where(warm, log_t - jnp.minimum(r, 0) * log_spread, 1)
     most_warm = gain + jnp.log(-jnp.expm1(-gain))
