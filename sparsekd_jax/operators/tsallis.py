@@ -210,10 +210,10 @@ def _identity(centred: Array, temperature: Array, log_ref: Array, counts: Array 
     a = jnp.where(by_ratio, -log_p * expm1_ratio(jnp.where(by_ratio, near, 0)), a)
     mean = _total(p * a, counts)
     slope = jnp.where(jnp.abs(r) < 0.1, (a - mean) / (1 + r * mean), far)
-    # The step is 0: it comes first in every product, for squares of the slope may overflow.
+    # The step is 0: it comes first in every product, and p before a second slope, whose square may overflow.
     step = temperature - jax.lax.stop_gradient(temperature)
-    once = step * slope
-    twice = step * once + (1 - r) * _total(p * jnp.where(off, 0, once) ** 2, counts)
+    once = jnp.where(off, 0, step * slope)
+    twice = step * once + (1 - r) * _total((p * once) * once, counts)
     moved = once - 0.5 * ((1 + r * slope) * twice + step * once)
     return jnp.where(off, -jnp.inf, log_p + moved)
 

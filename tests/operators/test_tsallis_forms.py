@@ -266,3 +266,45 @@ def test_the_slope_beside_a_residual_is_its_derivative_and_positive(name, x64):
             assert abs(value) > 1e-5
             assert float(slope) == pytest.approx(float(moved), rel=1e-9)
             assert slope > 0
+
+
+# -- T = 1 -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("r", [-0.7, -0.1, -0.02, 0.0, 1e-9, 0.02, 0.1, 1.0, 3.0])
+def test_at_one_the_identity_moves_as_it_should(r, dtype):
+    """In T by s_i = (p_i^(−r)/Σ p^(1−r) − 1)/r, then as the docstring says; huge ones are cut, not inf."""
+    centred = np.array([0.0, 0.0, -0.5, -3.0, -20.0, -60.0, -300.0, -np.inf])
+    counts = np.array([1.0, 2.0, 1.0, 1.0, 3.0, 1.0, 2.0, 1.0])
+    with jax.enable_x64(dtype == "float64"):
+        eps, largest = float(np.finfo(dtype).eps), float(np.finfo(dtype).max)
+        centred, counts, r = centred[None].astype(dtype), counts[None].astype(dtype), np.asarray(r, dtype)
+        log_ref = -jax.nn.logsumexp(centred, axis=-1, keepdims=True, b=counts)
+        of_t = lambda t: tsallis._identity(centred, t, log_ref, counts, r)  # noqa: E731
+        one = jnp.ones((1, 1), dtype)
+        slope = lambda t: jax.jvp(of_t, (t,), (one,))[1]  # noqa: E731
+        log_q, found, bent = (np.asarray(x)[0] for x in (of_t(one), *jax.jvp(slope, (one,), (one,))))
+    log_p = [mp.mpf(float(c)) for c in (centred + np.asarray(log_ref))[0, :7]]
+    np.testing.assert_allclose(log_q[:7], [float(v) for v in log_p], rtol=2 * eps)
+    assert np.isneginf(log_q[7])
+    assert found[7] == bent[7] == 0
+    r, n = mp.mpf(float(r)), counts[0, :7]
+    rest = mp.log(mp.fsum(m * mp.exp(v) for m, v in zip(n, log_p, strict=True)))  # 1/r magnifies it
+    log_p = [v - rest for v in log_p]
+    p = [mp.exp(v) for v in log_p]
+    if r == 0:
+        mean = mp.fsum(m * x * v for m, x, v in zip(n, p, log_p, strict=True))
+        s = [mean - v for v in log_p]
+    else:
+        total = mp.fsum(m * x ** (1 - r) for m, x in zip(n, p, strict=True))
+        s = [(x**-r / total - 1) / r for x in p]
+    spread = mp.fsum(m * x * v**2 for m, x, v in zip(n, p, s, strict=True))
+    for i, v in enumerate(s):
+        if abs(v) > largest * 1e-4:
+            assert largest * 1e-6 < found[i] < np.inf
+            continue
+        assert miss(found[i], v) <= 8 * eps * (1 + abs(v)) * (1 + abs(log_p[i]))
+        wanted = -(1 + r * v) * (v + (1 - r) * spread) - v
+        if abs(wanted) < largest * 1e-4:
+            assert miss(bent[i], wanted) <= 32 * eps * (1 + abs(wanted)) * (1 + abs(log_p[i]))
