@@ -106,7 +106,8 @@ def test_shifted_powers(r, dtype):
                             scale = rounding(args[1], c, args[3], args[5])
                             assert miss(q.log_ratio[i], ratio) <= 4 * eps * scale, where
                         if rate is not None:
-                            assert rate_error(q.rate[i], rate) <= tolerance * (1 + abs(r * c)), where
+                            depth = 0.0 if q.off[i] else abs(float(c))
+                            assert rate_error(q.rate[i], rate) <= tolerance * (1 + abs(r) * depth), where
 
 
 WIDEST = {  # as measured below T = 1 and above, and a little more: a bracket that grows is seen
