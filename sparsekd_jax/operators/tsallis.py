@@ -282,21 +282,20 @@ def _bracket(temperature: Array, log_ref: Array, r: Array, num_classes: Array) -
     log_t = jnp.log(temperature)
     log_gap = jnp.log(jnp.abs(temperature - 1))
     log_spread = jnp.log(num_classes) + log_ref  # log(K p_ref) ≥ 0
-    # r > 0: conservation of mass bounds |E| from below, by Minkowski's inequality for r ≤ 1 and by
-    # (a + b)^(1/r) ≤ a^(1/r) + b^(1/r) for r ≥ 1.
+    # |E| is |T − 1| for a uniform row, less elsewhere for r > 0 and more for r < 0. For r > 0 conservation of
+    # mass bounds it from below, by Minkowski's inequality for r ≤ 1 and by (a + b)^(1/r) ≤ a^(1/r) + b^(1/r)
+    # for r ≥ 1.
     steep = jnp.maximum(r, 1)
     least = steep * jnp.log(jnp.abs(jnp.expm1(log_t / steep))) - r * log_spread
-    # r < 0: 1 + E is at most T (K p_ref)^(−r) for T > 1 and at least T p_ref^(−r) for T < 1.
+    least = jnp.minimum(least, log_gap)
+    # For r < 0, 1 + E is at most T (K p_ref)^(−r) for T > 1 and at least T p_ref^(−r) for T < 1.
     gain = jnp.where(warm, log_t - jnp.minimum(r, 0) * log_spread, 1)
     most_warm = gain + jnp.log(-jnp.expm1(-gain))
     shrunk = jnp.where(warm, -1, log_t - jnp.minimum(r, 0) * log_ref)
     most_cold = jnp.log(-jnp.expm1(shrunk)) - shrunk
-    # For T < 1 the unknown is log(−E) − log(1 + E); where |E| is bounded by |T − 1|, 1 + E is by T.
-    least = jnp.minimum(least, log_gap)
-    least_cold = least - jnp.log(-jnp.expm1(jnp.where(warm, -1, least)))
-    at_gap = jnp.where(warm, log_gap, log_gap - log_t)
-    low = jnp.where(r < 0, at_gap, jnp.where(warm, least, least_cold))
-    high = jnp.where(r < 0, jnp.where(warm, most_warm, most_cold), at_gap)
+    # For T < 1 the unknown is log(−E) − log(1 + E).
+    low = jnp.where(warm, least, least - jnp.log(-jnp.expm1(jnp.where(warm, -1, least))))
+    high = jnp.where(warm, most_warm, most_cold)
     pad = 1e-6 * (1 + jnp.abs(low) + jnp.abs(high))  # against the rounding of the ends
     return low - pad, high + pad
 

@@ -8,7 +8,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from sparsekd_jax.operators import TsallisSoftening, _tsallis_half
+from sparsekd_jax.operators import TsallisSoftening, _tsallis_half, tsallis
 from sparsekd_jax.operators.tsallis import _TsallisOfOneForm
 from tests.operators import reference
 
@@ -139,6 +139,44 @@ def test_every_row_below_one_is_found_in_few_steps(dtype, few, monkeypatch):
             unfound[steps] = int((~found).sum())
     assert unfound[few] == 0
     assert unfound[2] > 100  # they are counted
+
+
+@pytest.mark.parametrize(
+    ("alpha", "dtype", "atol"),
+    [(2.5, "float32", 2e-6), (3.0, "float32", 2e-6), (4.0, "float32", 1e-3)]
+    + [(alpha, "float64", 1e-12) for alpha in (3.0, 4.0)],
+)
+def test_rows_next_to_a_threshold_sum_to_one(alpha, dtype, atol):
+    """Of 20,000 rows some have a class where it leaves, and q^(α−1) is flat: one search alone misses by 5e-3."""
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.full(20, 0.5), 20_000).astype(dtype)
+    p /= p.sum(-1, keepdims=True)
+    temperatures = rng.uniform(0.05, 0.95, 20_000).astype(dtype)
+    with jax.enable_x64(dtype == "float64"):
+        q = np.asarray(TsallisSoftening(alpha)(p, temperatures), np.float64)
+    np.testing.assert_allclose(q.sum(-1), 1, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_root_is_found_where_both_searches_find_it(lost, monkeypatch):
+    honest, calls = tsallis.increasing_root, []
+
+    def loses_one(*args):
+        calls.append(1)
+        x, found = honest(*args)
+        return x, found & (len(calls) != lost)
+
+    monkeypatch.setattr(tsallis, "increasing_root", loses_one)
+    row = (
+        jnp.log(jnp.array([[1.0, 0.5, 0.25]])),
+        jnp.array([[2.0]]),
+        jnp.array([[-0.56]]),
+        None,
+        jnp.array(1.5),
+    )
+    _, found = tsallis._shifted_powers(*row)
+    assert len(calls) == 2
+    assert not found.any()
 
 
 def test_at_one_log_q_is_log_p_where_its_root_underflows():
