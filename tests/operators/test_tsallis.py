@@ -147,7 +147,7 @@ def test_every_row_below_one_is_found_in_few_steps(dtype, few, monkeypatch):
     + [(alpha, "float64", 1e-12) for alpha in (3.0, 4.0)],
 )
 def test_rows_next_to_a_threshold_sum_to_one(alpha, dtype, atol):
-    """Of 20,000 rows some have a class where it leaves, and q^(α−1) is flat: one search alone misses by 5e-3."""
+    """Of 20,000 rows some have a class where it leaves, and q^(α−1) is flat: one search misses by 5e-3."""
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.full(20, 0.5), 20_000).astype(dtype)
     p /= p.sum(-1, keepdims=True)
