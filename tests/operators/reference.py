@@ -129,6 +129,26 @@ def euclidean_entropy_projection(p, t, guess):
     raise AssertionError("the reference did not converge")
 
 
+def slopes(value, at, free):
+    """The gradient and the Hessian of ``value`` by the ``free`` coordinates, by differences; 0 by others."""
+    h = mp.mpf(10) ** -9
+    at = [mp.mpf(float(v)) for v in at]
+
+    def moved(*by):
+        shifted = list(at)
+        for i, sign in by:
+            shifted[i] += sign * h
+        return value(shifted)
+
+    gradient, bent = np.zeros(len(at)), np.zeros((len(at), len(at)))
+    for n, i in enumerate(free):
+        gradient[i] = (moved((i, 1)) - moved((i, -1))) / (2 * h)
+        for j in free[: n + 1]:
+            corners = [moved((i, a), (j, b)) * a * b for a in (1, -1) for b in (1, -1)]
+            bent[i, j] = bent[j, i] = mp.fsum(corners) / (4 * h * h)
+    return gradient, bent
+
+
 def log_error(q, reference, log=False):
     """``max |Δ log q| / max(1, |log q|)``, the contract's measure; zeros must be zeros, underflow may be."""
     worst = 0.0
