@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sparsekd_jax import data, models, targets
+from sparsekd_jax import data, models, plots, targets, theory
+from sparsekd_jax.targets import readers
 from tests.mistakes.things import P, compare, ensembles, mlp, power, seen
 
 TARGETS = [
@@ -36,6 +37,21 @@ TARGETS = [
         r"jax\.random\.key\(",
     ),
     (
+        "p for samples",
+        lambda: targets.estimate(P),
+        TypeError,
+        "samples is a ArrayImpl",
+        r"such as sample\(\.\.\.\)",
+    ),
+    ("p to soften", lambda: targets.soften(power, P, 2.0), TypeError, "target is a", "takes Dense, TopK or"),
+    (
+        "a vocabulary of numbers",
+        lambda: readers.read_targets("log.jsonl", k=2, vocabulary={1: 0}),
+        TypeError,
+        "vocabulary's keys",
+        "all texts or all bytes",
+    ),
+    (
         "shares for counts",
         lambda: targets.Samples.from_counts(P),
         TypeError,
@@ -45,6 +61,14 @@ TARGETS = [
 ]
 
 THEORY = [
+    (
+        "an unknown method",
+        lambda: theory.text_only.samples_needed(power, 2.0, 0.05, num_classes=3, method="fast"),
+        ValueError,
+        "method is 'fast'",
+        "'auto', 'bound'",
+    ),
+    ("no report", lambda: plots.law_margins([]), ValueError, "reports is empty", "nothing to draw"),
     (
         "unequal",
         lambda: compare(ensembles(3), ensembles(4)),

@@ -1,5 +1,6 @@
 """Mistakes with operators, laws and masks."""
 
+import jax
 import jax.numpy as jnp
 
 from sparsekd_jax import axioms, operators, sparsity
@@ -73,6 +74,27 @@ OPERATORS = [
         "finite number > 0",
     ),
     (
+        "an operator for get",
+        lambda: operators.get(power),
+        TypeError,
+        "name is PowerTransform",
+        "needs no get",
+    ),
+    (
+        "an operator without claims",
+        lambda: type("Mine", (operators.SofteningOperator,), {})().claims,
+        TypeError,
+        "Mine declares no claims",
+        "define the property `claims`",
+    ),
+    (
+        "claims of a traced alpha",
+        lambda: jax.jit(lambda alpha: operators.TsallisSoftening(alpha).claims)(1.5),
+        TypeError,
+        "depend on alpha",
+        "traced here",
+    ),
+    (
         "a family without vmap",
         lambda: operators.TsallisSoftening(jnp.array([0.5, 2.0]))(P, 2.0),
         ValueError,
@@ -117,6 +139,13 @@ AXIOMS = [
     ("laws in one text", lambda: check(power, laws="A1,A3"), ValueError, "'A1,A3'", r"laws=\('A1', 'A3'\)"),
     ("no law", lambda: check(power, laws=()), ValueError, "laws is empty", "leave it out for all"),
     ("one K", lambda: check(power, num_classes=10), TypeError, "num_classes is 10", r"\(10,\)"),
+    (
+        "cases for a budget",
+        lambda: check(power, budget=9),
+        TypeError,
+        "budget is 9",
+        r"axioms\.Budget\(sweep",
+    ),
     ("one T", lambda: check(power, temperature_range=4.0), TypeError, "is 4.0", r"pair \(low, high\)"),
     ("no list", lambda: axioms.parametrize(power), TypeError, "a single operator", r"pass a list"),
 ]
@@ -157,6 +186,20 @@ SPARSITY = [
         TypeError,
         "the text 'w",
         r"sparsity\.by_path\(",
+    ),
+    (
+        "where as a list",
+        lambda: sparsity.sparsify(sgd, where=["w"]),
+        TypeError,
+        "where is",
+        r"\(name, leaf\) -> bool",
+    ),
+    (
+        "the path for its end",
+        lambda: sparsity.sparsities("cubic", (0.5, 0.9), 2),
+        TypeError,
+        r"sparsity is \(0\.5, 0\.9\)",
+        "give the final share alone",
     ),
     ("4:2", lambda: sparsity.n_m(4, 2), ValueError, "got n = 4, m = 2", "1 ≤ n ≤ m"),
     ("2:4 as text", lambda: masks_at(0.5, pattern="2:4"), ValueError, "pattern '2:4'", r"pass n_m\(n, m\)"),

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from sparsekd_jax import distill, sparsity
@@ -55,6 +56,78 @@ DISTILL = [
         ValueError,
         "40 examples",
         "one label each",
+    ),
+    (
+        "no example",
+        lambda: fit(arrays=toy(train_inputs=toy().train_inputs[:0], train_labels=toy().train_labels[:0])),
+        ValueError,
+        r"train_inputs has shape \(0, 8\)",
+        "at least one example",
+    ),
+    (
+        "labels of other rows in a loss",
+        lambda: distill.losses.cross_entropy(ROWS, np.zeros(3, np.int32)),
+        ValueError,
+        r"labels has shape \(3,\) and logits \(4, 3\)",
+        "one a row",
+    ),
+    (
+        "alpha in percent",
+        lambda: distill.distillation_loss(ROWS, ROWS, operator=power, temperature=2.0, alpha=10),
+        ValueError,
+        "alpha is 10",
+        r"in \[0, 1\]",
+    ),
+    (
+        "one stage alone",
+        lambda: distill.Plan(
+            power, plan_of(0.5).stages[0], soften_student=True, score="magnitude", pattern="global"
+        ),
+        TypeError,
+        "a single Stage",
+        r"\(stage,\)",
+    ),
+    (
+        "half a step",
+        lambda: distill.Stage(0.5, temperature=4.0, steps=2.5, scale=16.0, alpha=0.1),
+        TypeError,
+        r"steps is 2\.5",
+        "a whole number",
+    ),
+    (
+        "an array a stage",
+        lambda: distill.stages(sparsity=0.5, num_stages=2, total_steps=4, temperature=np.array([4.0, 2.0])),
+        TypeError,
+        r"temperature is an array of shape \(2,\)",
+        r"temperature\.tolist\(\)",
+    ),
+    (
+        "a plan without its list",
+        lambda: distill.Plan.from_json(plan_of(0.5).to_json().replace("[", "{").replace("]", "}")),
+        ValueError,
+        "plan is not JSON",
+        "line",
+    ),
+    (
+        "a plan that is a list",
+        lambda: distill.Plan.from_json("[]"),
+        ValueError,
+        "the plan must be an object",
+        "with the fields operator",
+    ),
+    (
+        "a stage that is not there",
+        lambda: run().model(4),
+        IndexError,
+        "stage is 4",
+        "the stages 0 to 1",
+    ),
+    (
+        "one student for many",
+        lambda: distill.run_many(mlp(), [mlp()], toy(), plan_of(0.5), optimizer=optax.sgd(0.1), seeds=(0,)),
+        TypeError,
+        "students is a MLP",
+        "give a list, one a member",
     ),
     (
         "one-hot in a loss",
