@@ -93,11 +93,23 @@ def test_slopes_of_two_orders(name, row, temperature, entry):
 def test_at_a_uniform_row_the_slope_in_p_moves_with_t_as_that_of_its_neighbours(name, rate):
     """F_T(u + εv) = u + ε rate(T) v to first order in ε, for any v that sums to 0."""
     v = jnp.array([1.0, -2.0, 0.5, 0.5])
-    by_p = lambda t: jax.jvp(lambda p: operators.get(name)(p, t), (jnp.full(4, 0.25),), (v,))[1]  # noqa: E731
+    soften = lambda p, t: operators.get(name)(p[None], t)[0]  # noqa: E731
+    by_p = lambda t: jax.jvp(lambda p: soften(p, t), (jnp.full(4, 0.25),), (v,))[1]  # noqa: E731
     found, moved = jax.jit(lambda t: jax.jvp(by_p, (t,), (jnp.ones(()),)))(jnp.asarray(2.5))
     np.testing.assert_allclose(found, rate(2.5) * v, atol=1e-9)
     np.testing.assert_allclose(moved, jax.grad(rate)(2.5) * v, atol=1e-9)
     np.testing.assert_allclose(jax.jit(jax.jacrev(by_p))(2.5), moved, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["power", "euclidean-entropy-projection"])
+def test_a_zero_of_p_does_not_move_at_one(name):
+    """Its log q is −inf, with tangent 0."""
+    log_p = jnp.log(ROWS["with a zero"])[None]
+    soften = functools.partial(apply_unchecked, "log", operators.get(name))
+    log_q, moved = jax.jvp(soften, (log_p, jnp.ones(1)), (jnp.array([[1.0, 1.0, -1.0, 2.0]]), jnp.ones(1)))
+    assert float(log_q[0, 1]) == -np.inf
+    assert float(moved[0, 1]) == 0
+    assert np.abs(moved[0, [0, 2, 3]]).min() > 0.1
 
 
 def test_a_rule_with_a_frozen_slope_is_seen():
