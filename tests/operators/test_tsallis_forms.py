@@ -4,18 +4,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import mpmath as mp
 import numpy as np
 import pytest
 
 from sparsekd_jax.operators import TsallisSoftening, tsallis
-
-mp.mp.dps = 50
+from tests.operators.reference import mp
 
 LOG_REF = -0.25
 UNKNOWNS = (-30.0, -7.0, -3.0, -0.5, 0.4, 2.0, 30.0)
 DEPTHS = (0.0, 1e-9, 1e-3, 0.3, 0.9, 1.1, 4.0, 15.0, 33.0, 41.0, 70.0, 300.0, 800.0, 3e4)
-TOLERANCE = {"float32": 3e-6, "float64": 4e-15}
 
 
 def centred_row(dtype):
@@ -37,7 +34,7 @@ def error(found, wanted):
 
 def rate_error(found, wanted):
     """Relative, but for what is below the smallest normal number."""
-    return float(abs(mp.mpf(float(found)) - wanted) / (abs(wanted) + np.finfo(found.dtype).tiny * 1e6))
+    return float(abs(mp.mpf(float(found)) - wanted) / (abs(wanted) + np.finfo(found.dtype).tiny))
 
 
 # -- |α − 1| not small -----------------------------------------------------------------------------------
@@ -85,7 +82,8 @@ def rounding(unknown, c, t, r):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("r", [-0.7, 0.6, 1.5, 3.0])
 def test_shifted_powers(r, dtype):
-    tolerance, eps = TOLERANCE[dtype], float(np.finfo(dtype).eps)
+    eps = float(np.finfo(dtype).eps)
+    tolerance = 16 * eps  # of about ten roundings
     with jax.enable_x64(dtype == "float64"):
         centred = centred_row(dtype)
         for t in (0.2, 0.9, 0.999, 1.001, 1.3, 50.0):
