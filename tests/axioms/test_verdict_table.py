@@ -32,6 +32,8 @@ STANDS_FOR = {
 """Rows of the theory, and the operators of the library that they speak of."""
 BEYOND = {("mixture", "A5c"): "H"}
 """The theory's mixture starts at T = 1; the library's goes on below it."""
+UNCLAIMED = {("mixture, T < 1", "semigroup"), ("mixture, T < 1", "gradients")}
+"""What holds in the sweep of a row below T = 1, and not for every S, or not by a theorem."""
 
 
 def cell(text):
@@ -63,6 +65,24 @@ def test_the_committed_copy_is_the_theorys_table():
 
 def test_the_readme_shows_the_committed_copy():
     assert README.read_text(encoding="utf-8") == readme_with(markdown(COMMITTED["rows"]))
+
+
+@pytest.mark.parametrize("label", ROWS)
+def test_an_operator_claims_what_its_row_says(label):
+    """In a moment, where the next test takes minutes: H on the simplex, I on its interior, the others not."""
+    row = ROWS[label]
+    claimed = {
+        law: claim.domain
+        for law, claim in row.operator.claims.laws.items()
+        if law == "A5c" or claim.temperatures.intersect(row.temperatures)
+    }
+    domains = {"H": "simplex", "=": "simplex", "I": "interior"}
+    # On the interior A5f says what A5h says.
+    assert claimed == {
+        law: domains[letter]
+        for law, letter in CELLS[label].items()
+        if letter in domains and (law, letter) != ("A5f", "I") and (label, law) not in UNCLAIMED
+    }
 
 
 LIKE_ANOTHER = {"tsallis(2.5)": pytest.mark.nightly}  # the row of tsallis(3)

@@ -1,5 +1,6 @@
 """Tsallis softening form by form: derivatives of two orders, and where floats run out."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsekd_jax.operators import TsallisSoftening, _tsallis_half, tsallis
+from sparsekd_jax.operators import ConvexMixture, PowerTransform, TsallisSoftening, _tsallis_half, tsallis
 from sparsekd_jax.operators.tsallis import _TsallisOfOneForm
 from tests.operators import reference
 from tests.operators.reference import ROWS, WEIGHTS
@@ -19,6 +20,68 @@ FORMS = {
 }
 ALPHAS = {"square roots": [1.5], "shifted powers": [0.3, 1.5, 2.5], "expm1": [0.996, 1.0, 1.02]}
 ENTRIES = {"probabilities": "_from_probabilities", "logits": "_from_logits", "log": "_log_kernel"}
+
+
+def test_what_it_claims_changes_at_one_and_at_two():
+    """Within a band of α the claims are the same; tests/axioms compares one of each with the verdicts."""
+    claims = lambda alpha: TsallisSoftening(alpha).claims  # noqa: E731
+    for at, same in ((1.0, PowerTransform()), (2.0, ConvexMixture())):
+        assert claims(at) == same.claims
+    for inside, ends in (
+        (0.5, (1e-6, np.nextafter(1, 0))),
+        (1.5, (np.nextafter(1, 2), np.nextafter(2, 1))),
+        (3.0, (np.nextafter(2, 3), 1e6)),
+    ):
+        assert claims(inside) not in (claims(1.0), claims(2.0))
+        assert [claims(end) for end in ends] == [claims(inside)] * 2
+
+
+@pytest.mark.parametrize("alpha", [0.0, -0.5, np.inf, np.nan])
+def test_an_alpha_that_is_none_has_no_claims(alpha):
+    with pytest.raises(ValueError, match=f"alpha is {alpha}"):
+        _ = TsallisSoftening(alpha).claims
+
+
+def test_it_is_named_by_its_alpha_and_hashed_by_identity():
+    assert [TsallisSoftening(alpha).name for alpha in (1.5, 2, jnp.float32(0.25))] == [
+        "tsallis(1.5)",
+        "tsallis(2)",
+        "tsallis(0.25)",
+    ]
+    family = TsallisSoftening(jnp.array([0.5, 2.0]))  # arrays have no hash and no truth
+    for operator in (family, _TsallisOfOneForm(family.alpha, half=False, near_shannon=False)):
+        assert operator == operator
+        assert operator != operator.replace()
+        assert len({operator, operator}) == 1
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            operator.alpha = 2.0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_form_of_a_known_alpha_is_chosen_before_compiling(dtype, x64):
+    """By the same rule as in the program, where α may be traced or a family."""
+    near = tsallis.NEAR_SHANNON[dtype]
+    for alpha, form in (
+        (1.5, (True, near > 0.5)),
+        (np.nextafter(1.5, 2, dtype=dtype), (False, near > 0.5)),
+        (1 + near * 1.01, (False, False)),
+        (1 - near * 1.01, (False, False)),
+        (1 + near * 0.99, (False, True)),
+        (1 - near * 0.99, (False, True)),
+        (2.5, (False, False)),
+    ):
+        operator = TsallisSoftening(alpha)
+        known = operator.to_compile(dtype)
+        assert (known.half, known.near_shannon) == form, alpha
+        r = jnp.asarray(alpha, dtype) - 1
+        assert (bool(operator._is_half(r)), bool(operator._is_near_shannon(r))) == form, alpha
+    family = TsallisSoftening(jnp.array([0.5, 1.5]))
+    assert family.to_compile(dtype) is family
+    assert jax.jit(lambda alpha: (op := TsallisSoftening(alpha)).to_compile(dtype) is op)(1.5)
+    # The form is no leaf: one program for all of one form, another for another.
+    one, same, other = (TsallisSoftening(a).to_compile(dtype) for a in (2.5, 3.5, 1.001))
+    assert jax.tree.leaves(one) == [2.5]
+    assert jax.tree.structure(one) == jax.tree.structure(same) != jax.tree.structure(other)
 
 
 def point(entry, p, temperature, alpha):
