@@ -11,6 +11,7 @@ from sparsekd_jax.cli import app
 
 MODULE = """
 import jax.numpy as jnp
+from sparsekd_jax.operators import ConvexMixture
 
 
 def banded(p, T):
@@ -24,6 +25,11 @@ def lawful(p, T):
     return w / w.sum()
 
 
+def cosine(T):
+    return (1 - jnp.cos(jnp.pi * (1 - 1 / T))) / 2
+
+
+scheduled = ConvexMixture(cosine)
 answer = 42
 """
 
@@ -69,6 +75,17 @@ def test_several_operators_make_a_table(module):
 
 def test_no_word_of_a_report_is_cut_at_80_columns(module):
     assert "…" not in run("mymodule:banded", "--classes", "2").output
+
+
+def test_a_name_in_brackets_is_printed(module):
+    """Rich would take [cosine] for a tag: in a title, a summary, the row of a table and a path."""
+    out = module / "[plain]"
+    out.mkdir()
+    options = ("--laws", "A4", "--classes", "2")
+    one = run("mymodule:scheduled", *options, "--html", str(out / "r.html"))
+    assert one.output.count("mixture[cosine]") == 2, one.output
+    assert "[plain]" in one.output
+    assert "mixture[cosine]" in run("mymodule:scheduled", "power", *options).output
 
 
 def test_laws_are_listed():

@@ -30,13 +30,13 @@ def files(tmp_path):
 
 def test_the_verdict_is_that_of_the_library(files):
     folder, dense, sparse, labels, truth = files
-    paths = [folder / name for name in ("dense.npz", "sparse.npy", "labels.npy")]
+    paths = [folder / name for name in ("sparse.npy", "dense.npz", "labels.npy")]
     result = compare(*paths)
     assert result.exit_code == 0, result.output
     assert result.output.strip() == str(bias_variance.compare(sparse, dense, labels=labels))
     swapped = compare(paths[1], paths[0], paths[2])
     assert swapped.output.strip() == str(bias_variance.compare(dense, sparse, labels=labels))
-    assert swapped.output != result.output
+    assert swapped.output != result.output  # the order is that of the function
     known = compare(*paths[:2], folder / "truth.npy", "--loss", "kl")
     assert known.output.strip() == str(bias_variance.compare(sparse, dense, truth=truth, loss="kl"))
     assert known.output.startswith("sparse wins")
@@ -47,7 +47,7 @@ def test_what_cannot_be_compared_is_refused(files, tmp_path):
     np.savez(tmp_path / "two.npz", a=dense, b=dense)
     (tmp_path / "text.npy").write_text("no array")
     np.save(tmp_path / "one.npy", dense[:1])
-    good = [folder / name for name in ("dense.npz", "sparse.npy", "labels.npy")]
+    good = [folder / name for name in ("sparse.npy", "dense.npz", "labels.npy")]
     for bad, says in (
         ("none.npy", "cannot be read"),
         ("two.npz", "holds the arrays a, b; give a file with one"),

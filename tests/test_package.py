@@ -101,6 +101,31 @@ def test_the_package_is_a_command():
     assert {line.split()[0] for line in shown} >= {"jax", "jaxlib", "flax", "optax", "Python"}
 
 
+def commands(group, path=()):
+    """Every command of the program with the words that call it."""
+    yield path, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+def test_help_shows_every_word_that_was_written():
+    """Rich's markup would drop "[n, K]" and the extra of a pip command."""
+    from typer.main import get_command
+    from typer.testing import CliRunner
+
+    from sparsekd_jax.cli import app
+
+    plain = lambda text: re.sub(r"[\s`│]+", "", text)  # noqa: E731
+    written = []
+    for path, command in commands(get_command(app)):
+        shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "400", "NO_COLOR": "1"}).output
+        said = [command.help or "", *(getattr(option, "help", None) or "" for option in command.params)]
+        for text in filter(None, said):
+            assert plain(text) in plain(shown), (path, text)
+        written += said
+    assert len([text for text in written if re.search(r"\[[a-z]", text)]) >= 3
+
+
 @pytest.mark.parametrize(
     "environment", [{}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}], ids=["a pipe", "NO_COLOR"]
 )

@@ -136,7 +136,8 @@ class Report:
         from rich.table import Table
         from rich.text import Text
 
-        title = f"{self.operator}, T in {self.temperatures}"
+        # Text, as a name such as mixture[cosine] would lose its bracket to rich's markup.
+        title = Text(f"{self.operator}, T in {self.temperatures}", style="table.title")
         # The narrowest spacing: a terminal of 80 columns shows every word.
         table = Table(
             title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
@@ -241,7 +242,7 @@ def verdict_table(reports: Sequence[Report]) -> "Table":
         table.add_column(_short(law), justify="center", no_wrap=True)
     colours = {"H": "green", "I": "cyan", "F": "red", "=": "yellow"}
     for report in reports:
-        row = [report.operator]
+        row = [Text(report.operator)]
         letters = [report.results[law].cell if law in report.results else "" for law in laws]
         table.add_row(*row, *(Text(letter, style=colours.get(letter, "dim")) for letter in letters))
     return table

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 from rich.table import Table
+from rich.text import Text
 
 from sparsekd_jax import axioms, operators
 
@@ -79,7 +80,7 @@ def table(result: dict[str, Any]) -> Table:
             f"{row['wall_s']:.1f}",
             f"{row['cpu_s']:.1f}",
             f"{row['evaluations']:,}",
-            "hold" if row["ok"] else "[red]broken[/red]",
-            "within" if within else "[red]over[/red]",
+            "hold" if row["ok"] else Text("broken", style="red"),
+            "within" if within else Text("over", style="red"),
         )
     return out

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 from rich.table import Table
+from rich.text import Text
 
 from sparsekd_jax.targets import TopK, cache
 
@@ -135,6 +136,6 @@ def table(result: dict[str, Any]) -> Table:
             f"{row['bytes_per_token'] / result['plain_bytes']:.2f}",
             f"{row['kl_mean']:.1e}",
             f"{row['kl_max']:.1e}",
-            "within" if within else "[red]over[/red]",
+            "within" if within else Text("over", style="red"),
         )
     return out

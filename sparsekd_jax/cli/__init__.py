@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # "rich", the default, takes [n, K] for a tag and drops it
 )
 for command in (axioms, distill, theory, compare, bench):
     app.command()(command)

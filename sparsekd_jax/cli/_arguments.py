@@ -1,14 +1,24 @@
 """What the commands share: usage errors, and what must be there before minutes of work begin."""
 
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def refuse(option: str, message: str) -> NoReturn:
     """A usage error: exit status 2, the option named."""
     raise typer.BadParameter(message, param_hint=f"'{option}'")
+
+
+def terminal(**options: Any) -> "Console":
+    """A console that prints what it is given: a name such as mixture[cosine] holds no tag of rich's."""
+    from rich.console import Console
+
+    return Console(markup=False, **options)
 
 
 def require_folder(out: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sparsekd_jax.cli._arguments import refuse
+from sparsekd_jax.cli._arguments import refuse, terminal
 
 
 def distil(log: Path, tail: str, k: int, out: Path, chosen: dict[str, Any], *, resume: bool) -> None:
@@ -22,7 +22,6 @@ def distil(log: Path, tail: str, k: int, out: Path, chosen: dict[str, Any], *, r
     from shutil import rmtree
 
     from flax import nnx
-    from rich.console import Console
 
     from sparsekd_jax import distill
     from sparsekd_jax.distill.target_losses import require_tail_policy
@@ -47,7 +46,7 @@ def distil(log: Path, tail: str, k: int, out: Path, chosen: dict[str, Any], *, r
         refuse("--teacher-log", f"{log} cannot be read ({error.strerror})")
     except ValueError as error:
         refuse("--teacher-log", str(error))
-    console = Console()
+    console = terminal()
     values, history = [], []
     with console.status("") as status:
         for seed in range(settings.seeds):
@@ -83,7 +82,6 @@ def distil(log: Path, tail: str, k: int, out: Path, chosen: dict[str, Any], *, r
     seeds = "1 seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
     console.print(
         f"{metric.title}: {metric.show_interval(interval)} ({seeds}, {100 * settings.sparsity:g} % zeros)",
-        markup=False,
         highlight=False,
     )
     console.print(f"Written: {out}", soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsekd_jax.cli._arguments import refuse
+from sparsekd_jax.cli._arguments import refuse, terminal
 
 
 def axioms(
@@ -42,12 +42,10 @@ def axioms(
     if not names and not every and laws != "list":
         refuse("NAMES", "no operator is named; name some, or pass --all")
 
-    from rich.console import Console
-
     from sparsekd_jax import axioms as checker
     from sparsekd_jax.operators import table_rows
 
-    console = Console()
+    console = terminal()
     if laws == "list":
         for law in checker.LAWS.values():
             console.print(f"{law.id:14}{law.title}: {law.formula}", highlight=False, soft_wrap=True)
@@ -81,16 +79,14 @@ def axioms(
     if len(reports) == 1:
         console.print(reports[0].table())
         if reports[0].ok:
-            console.print(reports[0].witnesses(), highlight=False, markup=False, soft_wrap=True)
+            console.print(reports[0].witnesses(), highlight=False, soft_wrap=True)
             console.print(reports[0].summary(), highlight=False)
     else:
-        wide = Console(width=max(console.width, checker.TABLE_WIDTH))
+        wide = terminal(width=max(console.width, checker.TABLE_WIDTH))
         wide.print(checker.verdict_table(reports))
     broken = [report for report in reports if not report.ok]
     for report in broken:
-        console.print(
-            f"\n{report.summary()}\n{report.explain()}", highlight=False, markup=False, soft_wrap=True
-        )
+        console.print(f"\n{report.summary()}\n{report.explain()}", highlight=False, soft_wrap=True)
     if json is not None:
         from json import dumps
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsekd_jax.cli._arguments import refuse, require_plots
+from sparsekd_jax.cli._arguments import refuse, require_plots, terminal
 
 
 class What(enum.StrEnum):
@@ -55,8 +55,6 @@ def bench(
             refuse("--figure", f"it draws the growth, which `sparsekd bench {what.value}` does not measure")
         require_plots()
     # jax loads here, after the mistakes that need no jax to see.
-    from rich.console import Console
-
     from sparsekd_jax.bench import (
         axiom_checks,
         fused_loss,
@@ -69,7 +67,7 @@ def bench(
         training,
     )
 
-    console = Console()
+    console = terminal()
     found = machine.describe()
     console.print(machine.sentence(found), highlight=False)
     result: dict[str, Any] = {"machine": found}
@@ -132,9 +130,7 @@ def _kept(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
 def _as_markdown(machine: str, tables: list[Any]) -> str:
     from io import StringIO
 
-    from rich.console import Console
-
-    plain = Console(file=StringIO(), width=110, force_terminal=False, color_system=None)
+    plain = terminal(file=StringIO(), width=110, force_terminal=False, color_system=None)
     for table in tables:
         plain.print(table)
     assert isinstance(plain.file, StringIO)

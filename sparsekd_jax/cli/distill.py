@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparsekd_jax.cli._arguments import refuse, require_folder, require_plots
+from sparsekd_jax.cli._arguments import refuse, require_folder, require_plots, terminal
 
 if TYPE_CHECKING:
     from sparsekd_jax.studies import Settings
@@ -193,8 +193,6 @@ def _run_study(settings: "Settings", out: Path, *, resume: bool) -> None:
     from shutil import rmtree
 
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -208,9 +206,9 @@ def _run_study(settings: "Settings", out: Path, *, resume: bool) -> None:
     from sparsekd_jax import studies
     from sparsekd_jax.distill import CheckpointError
 
-    console = Console()
+    console = terminal()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("steps"),
@@ -239,8 +237,8 @@ def _run_study(settings: "Settings", out: Path, *, resume: bool) -> None:
         difference = row["difference"]
         table.add_row(
             row["label"],
-            escape(metric.show_interval(row[metric.key])),
-            escape(metric.show_interval(difference, "+")) if difference else "–",
+            metric.show_interval(row[metric.key]),
+            metric.show_interval(difference, "+") if difference else "–",
             f"{100 * row['zero_fraction']['max']:.2f}",
         )
     console.print(table)

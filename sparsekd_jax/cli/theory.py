@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsekd_jax.cli._arguments import refuse, require_folder, require_plots
+from sparsekd_jax.cli._arguments import refuse, require_folder, require_plots, terminal
 
 
 def theory(
@@ -26,12 +26,10 @@ def theory(
     require_plots()
     from functools import partial
 
-    from rich.console import Console
-
     from sparsekd_jax.studies import questions
 
     numbers = sorted(set(question or questions.QUESTIONS))
-    console = Console()
+    console = terminal()
     answers = []
     with console.status("") as status:
         for number in numbers:
@@ -39,7 +37,8 @@ def theory(
             status.update(label)
             found = questions.answer(number, full=full, on_progress=partial(_report, status, label))
             answers.append(found)
-            console.print(f"[bold]{number}. {found.question}[/bold]\n{found.verdict}\n", highlight=False)
+            console.print(f"{number}. {found.question}", style="bold", highlight=False)
+            console.print(f"{found.verdict}\n", highlight=False)
     words = ["sparsekd theory", *(f"--question {n}" for n in question or ()), *(["--full"] if full else [])]
     paths = questions.write_answers(answers, out, command=" ".join([*words, "--out DIR"]))
     console.print(f"Page: {paths['theory.html']}", soft_wrap=True)
@@ -50,8 +49,10 @@ def _report(status: Any, label: str, what: str) -> None:
 
 
 def compare(
-    dense: Annotated[Path, typer.Argument(help="Probabilities of the dense models: .npy, or .npz with one.")],
-    sparse: Annotated[Path, typer.Argument(help="Probabilities of the sparse models, in the same order.")],
+    sparse: Annotated[
+        Path, typer.Argument(help="Probabilities of the sparse models: .npy, or .npz with one.")
+    ],
+    dense: Annotated[Path, typer.Argument(help="Probabilities of the dense models, in the same order.")],
     labels: Annotated[Path, typer.Argument(help="Classes of the examples, [n]; or the true [n, K].")],
     loss: Annotated[str, typer.Option(help="brier or kl.")] = "brier",
     level: Annotated[float, typer.Option(help="Coverage of the intervals, in (0, 1).")] = 0.95,
@@ -63,10 +64,8 @@ def compare(
     """
     arrays = {
         name: _array_of(path, name)
-        for name, path in (("DENSE", dense), ("SPARSE", sparse), ("LABELS", labels))
+        for name, path in (("SPARSE", sparse), ("DENSE", dense), ("LABELS", labels))
     }
-    from rich.console import Console
-
     from sparsekd_jax.theory import bias_variance
 
     truth = arrays["LABELS"]
@@ -80,8 +79,8 @@ def compare(
             **given,
         )
     except (TypeError, ValueError) as error:
-        refuse("DENSE SPARSE LABELS", str(error))
-    Console().print(str(found), highlight=False, markup=False, soft_wrap=True)
+        refuse("SPARSE DENSE LABELS", str(error))
+    terminal().print(str(found), highlight=False, soft_wrap=True)
 
 
 def _array_of(path: Path, name: str) -> Any:
