@@ -84,6 +84,14 @@ def test_a_family_is_vmapped_and_differentiated(x64):
     rows = jax.vmap(lambda op: op(jnp.asarray(P), 2.0))(TsallisSoftening(alphas))
     for alpha, q in zip(alphas, rows, strict=True):
         np.testing.assert_allclose(q, TsallisSoftening(float(alpha))(P, 2.0), rtol=1e-12)
+    # In one program both forms are computed, and what the other gives must not reach a slope as 0·NaN.
+    one = jax.jit(jax.grad(lambda alpha, p: TsallisSoftening(alpha)(p, 2.0)[0], argnums=(0, 1)))
+    for of_all, of_each in zip(
+        jax.vmap(one, (0, None))(alphas, jnp.asarray(P[0])),
+        zip(*(one(alpha, jnp.asarray(P[0])) for alpha in alphas), strict=True),
+        strict=True,
+    ):
+        np.testing.assert_allclose(of_all, np.stack(of_each), rtol=1e-10)
     slope = jax.grad(lambda alpha: TsallisSoftening(alpha)(jnp.asarray(P), 2.0)[:, 0].sum())(1.5)
     step = 1e-6
     up, down = (TsallisSoftening(1.5 + s)(P, 2.0)[:, 0].sum() for s in (step, -step))
