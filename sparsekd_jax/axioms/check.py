@@ -18,7 +18,7 @@ from sparsekd_jax.axioms.observation import Law, Margins, Observation
 from sparsekd_jax.axioms.report import LawResult, Report, Verdict
 from sparsekd_jax.axioms.witness import Witness
 from sparsekd_jax.operators import Claim, Claims, TemperatureRange
-from sparsekd_jax.operators.base import require_operator
+from sparsekd_jax.operators.base import operator_name, require_operator
 
 NUM_CLASSES = (2, 3, 5, 8, 64)
 """The default K's: small ones where witnesses are simple, odd and even ones, and a large one."""
@@ -134,8 +134,13 @@ def check(
         budget = dataclasses.replace(budget, sweep=max(budget.sweep // 5, 1), limits=budget.limits // 5)
     run = _Run(evaluator, claims, asked, ks, budget, corpus, seed)
     results = [run.judge(law) for law in chosen]
-    label = name or getattr(operator, "name", None) or getattr(operator, "__name__", repr(operator))
-    return Report(str(label), asked, {r.law.id: r for r in results}, claimed, evaluator.rows_evaluated)
+    return Report(
+        name or operator_name(operator),
+        asked,
+        {r.law.id: r for r in results},
+        claimed,
+        evaluator.rows_evaluated,
+    )
 
 
 def _require_signature(operator: Softener) -> None:

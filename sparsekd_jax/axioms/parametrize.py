@@ -7,6 +7,7 @@ from typing import Any
 from sparsekd_jax.axioms.check import Bounds, Softener, check, plain_claims
 from sparsekd_jax.axioms.report import LawResult
 from sparsekd_jax.operators import TemperatureRange
+from sparsekd_jax.operators.base import operator_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def parametrize(
     expected = dict(expected_failures or {})
     params, ids = [], []
     for operator in operators:
-        name = str(getattr(operator, "name", None) or getattr(operator, "__name__", repr(operator)))
+        name = operator_name(operator)
         claims = getattr(operator, "claims", None)
         if claims is None:
             claims = plain_claims(TemperatureRange.of(temperature_range or (1.0, float("inf"))))

@@ -15,7 +15,7 @@ from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.losses import cross_entropy, soften_log_probs
 from sparsekd_jax.distill.target_losses import target_divergence
 from sparsekd_jax.operators import PowerTransform
-from sparsekd_jax.operators.base import Operator, SofteningOperator
+from sparsekd_jax.operators.base import Operator
 from sparsekd_jax.targets import Softened
 
 _HELD = 3 * 2**22
@@ -76,11 +76,7 @@ def _softened(operator: Operator, logits: Array, temperature: Array) -> Array:
     if type(operator) is PowerTransform:
         top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
         return jax.nn.log_softmax((logits - top) / temperature[:, None], axis=-1)
-    log_p = jax.nn.log_softmax(logits, axis=-1)
-    if isinstance(operator, SofteningOperator):
-        return operator.log(log_p, temperature)
-    # A plain function is written for one temperature: it gets one row with its own.
-    return jax.vmap(functools.partial(soften_log_probs, operator))(log_p, temperature)
+    return soften_log_probs(operator, jax.nn.log_softmax(logits, axis=-1), temperature)
 
 
 def _loss(settings: Settings, operator: Operator, z: Array, shown: Any, rows: Rows) -> Array:

@@ -21,7 +21,7 @@ from sparsekd_jax.distill._sources import Batches, DataSet, require_classes, req
 from sparsekd_jax.distill._trainer import Progress, Row, Trainer
 from sparsekd_jax.distill.metrics import Tally
 from sparsekd_jax.distill.plan import Plan, Stage
-from sparsekd_jax.operators.base import SofteningOperator
+from sparsekd_jax.operators.base import Operator, SofteningOperator
 from sparsekd_jax.sparsity._arguments import whole
 from sparsekd_jax.targets import Dense, Samples, Target, TopK, soften
 
@@ -183,6 +183,7 @@ def run(
     if checkpoint_dir is not None:
         identity = {
             "plan": plan.describe(),
+            "operator": _numbers_of(plan.operator),
             "teacher": fingerprint(*(_arrays_of(taught_by))),
             "cache_teacher": cached,
             **_observed.identity(taught_by, tail),
@@ -390,6 +391,13 @@ def _arrays_of(taught_by: Taught) -> list[Any]:
     leaves = jax.tree.leaves(taught_by[1:] if isinstance(taught_by, tuple) else taught_by)
     keys = jax.dtypes.prng_key
     return [jax.random.key_data(a) if jnp.issubdtype(a.dtype, keys) else a for a in leaves]
+
+
+def _numbers_of(operator: Operator) -> str | None:
+    """What the operator's name does not say, such as the prior that it draws to; of a function, nothing."""
+    if not isinstance(operator, SofteningOperator):
+        return None
+    return fingerprint(*jax.tree.leaves(operator))
 
 
 def _lesson(

@@ -15,8 +15,9 @@ from sparsekd_jax._refusals import is_traced
 from sparsekd_jax.distill import divergences
 from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.divergences import kl_from_logs as kl_from_logs
+from sparsekd_jax.operators._softening import on_rows
 from sparsekd_jax.operators.base import Operator as Operator
-from sparsekd_jax.operators.base import SofteningOperator, require_operator
+from sparsekd_jax.operators.base import SofteningOperator, operator_name, require_operator
 
 # The slope r of F_T at the uniform distribution: 1/T where T multiplies the dual coordinates, 1/√T where it
 # divides the entropy deficit, which is quadratic there. 1/r² is T to the power below.
@@ -32,7 +33,7 @@ def soften_log_probs(
     """``log F_T(exp log_p)`` by an operator's own log entry, or through probabilities for a plain function.
 
     Args:
-        operator: a softening operator, or ``(p, temperature) -> q``.
+        operator: a softening operator, or a function ``(p, temperature) -> q`` of one row ``[K]`` and its T.
         log_probs: ``[..., K]`` in nats, −inf allowed.
         temperature: T, a scalar or one a row.
 
@@ -48,7 +49,7 @@ def soften_log_probs(
         return operator.log(log_probs, temperature)
     off = jnp.isneginf(log_probs)
     p = jnp.where(off, 0, jnp.exp(jnp.where(off, 0, log_probs)))
-    return simplex.safe_log(operator(p, temperature))
+    return simplex.safe_log(on_rows(operator, p, temperature))
 
 
 def cross_entropy(
@@ -132,15 +133,16 @@ def gradient_scale(
 
 
 def _scale_exponent(operator: Any, soften_student: bool, divergence: str | Divergence) -> float:
+    require_operator(operator)
     if not soften_student:
         return 0
     family = getattr(operator, "family", None)
     exponent = _SCALE_EXPONENT.get(family) if isinstance(family, str) else None
     if exponent is None or (family == "mixture" and operator.name != "mixture"):  # a schedule of its own
-        name = getattr(operator, "name", getattr(operator, "__name__", repr(operator)))
         raise ValueError(
-            f"gradient_scale is not known for operator {name}; give a number, such as 1/r² with r the slope "
-            "of F_T at the uniform distribution, or soften the targets only (soften_student=False: scale 1)"
+            f"gradient_scale is not known for operator {operator_name(operator)}; give a number, such as "
+            "1/r² with r the slope of F_T at the uniform distribution, or soften the targets only "
+            "(soften_student=False: scale 1)"
         )
     return exponent if divergences.local_order(divergence) == 2 else exponent / 2
 
@@ -170,7 +172,7 @@ def distillation_loss(
         student_logits: ``[..., K]``.
         teacher_logits: ``[..., K]``, −inf for a class the teacher excludes.
         labels: ``[...]`` classes in [0, K); needed where α > 0.
-        operator: softening operator F, or a plain function ``(p, T) -> q``.
+        operator: softening operator F, or a plain function ``(p, T) -> q`` of one row and its T.
         temperature: T, a scalar or one a row.
         alpha: weight of the hard labels, in [0, 1].
         soften_student: soften both sides (Hinton), or the target only.

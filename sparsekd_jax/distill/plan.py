@@ -1,15 +1,18 @@
 """A plan of stages, as data: what is pruned when, for how long, at which temperature, taught by whom."""
 
 import dataclasses
+import inspect
 import json
 import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from sparsekd_jax import operators, sparsity
 from sparsekd_jax.distill.divergences import Divergence, get_divergence
 from sparsekd_jax.distill.losses import Operator
-from sparsekd_jax.operators.base import SofteningOperator, require_operator
+from sparsekd_jax.operators.base import SofteningOperator, operator_name, require_operator
 from sparsekd_jax.sparsity._arguments import percent_hint
 
 TEACHERS = ("original", "previous")
@@ -163,7 +166,7 @@ class Plan:
     @property
     def operator_name(self) -> str:
         """The operator's name, or the function's."""
-        return _name_of(self.operator)
+        return operator_name(self.operator)
 
     def describe(self) -> dict[str, Any]:
         """The plan in JSON's types.
@@ -173,7 +176,7 @@ class Plan:
         """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         described = [dataclasses.asdict(stage) for stage in self.stages]
-        shown = {"pattern": str(self.pattern), "divergence": _name_of(self.divergence)}
+        shown = {"pattern": _name_of(self.pattern), "divergence": _name_of(self.divergence)}
         return {**fields, "operator": self.operator_name, "stages": described, **shown}
 
     def to_json(self) -> str:
@@ -187,11 +190,7 @@ class Plan:
         >>> Plan.from_json(plan.to_json()).describe() == plan.describe()
         True
         """
-        try:
-            known = operators.parse(self.operator_name).name == self.operator_name
-        except ValueError:
-            known = False
-        if not known:
+        if not _is_named(self.operator):
             raise ValueError(
                 f"operator {self.operator_name} cannot be written to JSON, only those of operators.names(); "
                 "keep the code that makes the plan instead"
@@ -258,7 +257,21 @@ def _cell(value: Any) -> str:
 def _name_of(choice: Any) -> str:
     if isinstance(choice, str):
         return choice
-    return str(getattr(choice, "name", getattr(choice, "__name__", repr(choice))))
+    # A function by its place in the code: its address would be another in the process that resumes.
+    return f"{choice.__module__}.{choice.__qualname__}" if inspect.isfunction(choice) else str(choice)
+
+
+def _is_named(operator: Operator) -> bool:
+    """Whether the name of an operator leads back to it, with all of its hyper-parameters."""
+    try:
+        named = operators.parse(operator_name(operator))
+    except ValueError:
+        return False
+    if type(named) is not type(operator):
+        return False
+    fields = dataclasses.fields(named)  # type: ignore[arg-type]  # every operator that has a name is one
+    pairs = [(getattr(named, f.name), getattr(operator, f.name)) for f in fields]
+    return all(a is b or np.array_equal(a, b) for a, b in pairs)
 
 
 def _require_fields(given: Any, cls: type, where: str) -> None:

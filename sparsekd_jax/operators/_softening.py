@@ -1,4 +1,4 @@
-"""Softened rows in float64, for every module above that evaluates operators on given distributions."""
+"""Operators and plain functions on rows: the one place that says how a plain function is called."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +11,19 @@ from jaxtyping import Array, ArrayLike, Float
 from sparsekd_jax.operators.base import Operator, SofteningOperator, require_operator
 
 
-def on_rows(operator: Operator, rows: Array, temperature: ArrayLike) -> Array:
-    """F_T of rows ``[N, K]``, traceable; a plain function need not know batches."""
+def on_rows(
+    operator: Operator, rows: Float[Array, "*batch K"], temperature: ArrayLike
+) -> Float[Array, "*batch K"]:
+    """F_T of rows, T a scalar or one a row; a plain function gets one row and its T, as from the checker."""
     if isinstance(operator, SofteningOperator):
         return operator(rows, temperature)
-    return jax.vmap(lambda row: operator(row, temperature))(rows)
+    if jnp.ndim(temperature) == 0:
+        q = jnp.vectorize(lambda row: operator(row, temperature), signature="(k)->(j)")(rows)
+    else:
+        t = jnp.broadcast_to(jnp.asarray(temperature).astype(rows.dtype), rows.shape[:-1])
+        q = jnp.vectorize(operator, signature="(k),()->(j)")(rows, t)
+    _require_classes(rows.shape[-1], q.shape[-1])
+    return q
 
 
 def soften(operator: Operator, p: Float[np.ndarray, "N K"], temperature: float) -> Float[np.ndarray, "N K"]:
@@ -32,6 +40,10 @@ def soften(operator: Operator, p: Float[np.ndarray, "N K"], temperature: float) 
         except jax.errors.JAXTypeError:  # numpy code
             by_row: Callable[..., Any] = operator
             q = np.stack([np.asarray(by_row(row, temperature), np.float64) for row in p])
-    if q.shape != p.shape:
-        raise ValueError(f"the operator maps [K] = [{p.shape[1]}] to {q.shape[1:]}; it must return [K]")
+        _require_classes(p.shape[1], q.shape[1])
     return q
+
+
+def _require_classes(given: int, returned: int) -> None:
+    if given != returned:
+        raise ValueError(f"the operator maps [K] = [{given}] to [{returned}]; it must return [K]")

@@ -166,8 +166,11 @@ class SofteningOperator:
 
     @property
     def name(self) -> str:
-        """The family's name with its hyper-parameters, as tables and pytest ids print it."""
-        return self.family
+        """The family's name with the hyper-parameters that are not its defaults, as `parse` reads it back."""
+        fields: tuple[Any, ...] = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        given = [(getattr(self, field.name), field.default) for field in fields]
+        shown = [_shown(value) for value, default in given if not _is_default(value, default)]
+        return f"{self.family}({', '.join(shown)})" if shown else self.family
 
     @property
     def claims(self) -> Claims:
@@ -282,6 +285,24 @@ class SofteningOperator:
     def replace(self, **changes: Any) -> Self:
         """A copy with other hyper-parameters (they are pytree leaves)."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+
+def _is_number(value: Any) -> bool:
+    array = np.ndim(value) == 0 and hasattr(value, "dtype") and not is_traced(value)
+    return array or isinstance(value, int | float)
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (_is_number(value) and _is_number(default) and float(value) == float(default))
+
+
+def _shown(value: Any) -> str:
+    """A number in digits that read back as it; of anything else its name or kind, which `parse` refuses."""
+    if not _is_number(value):
+        kind = f"{value.dtype}{list(value.shape)}" if hasattr(value, "dtype") else type(value).__name__
+        return str(getattr(value, "__name__", kind))
+    number = float(value)
+    return short if float(short := f"{number:g}") == number else repr(number)
 
 
 def _field_names(op: type | SofteningOperator, static: bool) -> list[str]:
@@ -426,7 +447,16 @@ _run = jax.jit(_compute, static_argnums=0)
 
 
 Operator = SofteningOperator | Callable[[Array, ArrayLike], Array]
-"""A softening operator, or a plain function ``(p, temperature) -> q``."""
+"""A softening operator, or a plain function ``(p, temperature) -> q`` of one row ``[K]`` and its T."""
+
+
+def operator_name(operator: Operator) -> str:
+    """What to call a softening operator or a plain function.
+
+    >>> operator_name(lambda p, temperature: p)
+    '<lambda>'
+    """
+    return str(getattr(operator, "name", None) or getattr(operator, "__name__", type(operator).__name__))
 
 
 def require_operator(operator: Any) -> None:

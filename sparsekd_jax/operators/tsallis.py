@@ -50,11 +50,6 @@ class TsallisSoftening(SofteningOperator):
     family: ClassVar[str] = "tsallis"
 
     @property
-    def name(self) -> str:
-        """The family with its α, such as ``tsallis(1.5)``."""
-        return f"tsallis({float(self.alpha):g})"  # type: ignore[arg-type]
-
-    @property
     def claims(self) -> Claims:
         """All axioms on the whole simplex; which further laws hold depends on α (theory.md section 2)."""
         if is_traced(self.alpha):

@@ -8,6 +8,7 @@ import numpy as np
 
 from sparsekd_jax._page import OKABE_ITO
 from sparsekd_jax.operators import Operator, SofteningOperator
+from sparsekd_jax.operators._softening import on_rows
 from sparsekd_jax.plots._canvas import EDGE, INK, PALE_INK, axes_or_new
 from sparsekd_jax.theory.variance import AmplificationMap
 
@@ -108,7 +109,7 @@ def _draw_triangle(ax: "Axes", facecolor: str) -> None:
 
 
 def _soften(operator: Operator, p: np.ndarray, temperature: float) -> np.ndarray:
-    return np.asarray(operator(jnp.asarray(p, jnp.float32), float(temperature)), np.float64)
+    return np.asarray(on_rows(operator, jnp.asarray(p, jnp.float32), float(temperature)), np.float64)
 
 
 def _draw_paths(

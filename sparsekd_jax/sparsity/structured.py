@@ -109,14 +109,14 @@ class NM:
         return 1.0 - self.n / self.m
 
     def __str__(self) -> str:
-        return f"{self.n}:{self.m}"
+        return f"{self.n}:{self.m} along axis {self.axis}"
 
     def __call__(self, scores: PyTree, rate: float) -> PyTree:
         """Masks of the scores at a rate."""
         count_to_drop(rate, self.m)  # refuses a rate outside [0, 1)
         if rate > self.rate + 1e-6:
             raise ValueError(
-                f"rate = {rate:g} is more than {self} reaches, 1 − {self.n}/{self.m} = {self.rate:g}: "
+                f"rate = {rate:g} is more than {self.n}:{self.m} reaches, 1 − {self.n}/{self.m} = {self.rate:g}: "
                 "make that the final sparsity, or choose a smaller n"
             )
         keep = max(self.n, math.ceil(self.m * (1.0 - rate) - self.m * 1e-6))

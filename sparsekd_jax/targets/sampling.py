@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
 from sparsekd_jax._refusals import is_traced
+from sparsekd_jax.operators._softening import on_rows
 from sparsekd_jax.operators.base import Operator, SofteningOperator
 from sparsekd_jax.targets.revealed import PADDING, Dense, Samples
 
@@ -132,8 +133,7 @@ def _softened_log(operator: Operator, target: Dense | ArrayLike, temperature: Ar
         log_p = jax.nn.log_softmax(log_p.astype(jnp.float32), axis=-1)
     if isinstance(operator, SofteningOperator):
         return operator.log(log_p, temperature)
-    by_row = jnp.vectorize(operator, signature="(k),()->(k)")
-    return simplex.safe_log(by_row(jnp.exp(log_p), jnp.asarray(temperature, log_p.dtype)))
+    return simplex.safe_log(on_rows(operator, jnp.exp(log_p), temperature))
 
 
 @functools.partial(jax.jit, static_argnums=3)

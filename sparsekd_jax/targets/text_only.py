@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Shaped
 from sparsekd_jax._refusals import refuse
 from sparsekd_jax.operators import PowerTransform, TsallisSoftening
 from sparsekd_jax.operators._softening import soften
-from sparsekd_jax.operators.base import Operator, SofteningOperator
+from sparsekd_jax.operators.base import Operator, SofteningOperator, operator_name
 from sparsekd_jax.targets.revealed import PADDING, Samples
 
 Counts = Samples | Int[np.ndarray, "*batch K"]
@@ -82,9 +82,10 @@ def unbiased(operator: Operator, counts: Counts, temperature: float) -> Float[np
     """
     if not is_affine(operator, temperature):
         raise ValueError(
-            f"operator: {_name(operator)} does not claim to be affine at T = {temperature:g}, and only an "
-            "affine softener has an unbiased plug-in (theory.md section 6). Take the mixture at T ≥ 1; "
-            "plug_in or jackknife with their bias; or soften before sampling where logits exist (sample)."
+            f"operator: {operator_name(operator)} does not claim to be affine at T = {temperature:g}, and "
+            "only an affine softener has an unbiased plug-in (theory.md section 6). Take the mixture at "
+            "T ≥ 1; plug_in or jackknife with their bias; or soften before sampling where logits exist "
+            "(sample)."
         )
     return plug_in(operator, counts, temperature)
 
@@ -345,7 +346,3 @@ def _through(operator: Operator, bound: Shaped[np.ndarray, "R K"], temperature: 
     mass = bound.reshape(-1, 1)
     rows = np.concatenate([mass, np.broadcast_to((1 - mass) / (k - 1), (len(mass), k - 1))], axis=1)
     return _soften(operator, rows, temperature)[:, 0].reshape(bound.shape)
-
-
-def _name(operator: Operator) -> str:
-    return str(getattr(operator, "name", None) or getattr(operator, "__name__", "function"))

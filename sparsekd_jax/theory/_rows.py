@@ -1,4 +1,4 @@
-"""What every module that evaluates an operator on given rows needs: its name, and the rows, validated."""
+"""What every module that evaluates an operator on given rows needs: the rows, validated."""
 
 import math
 
@@ -8,11 +8,6 @@ from jaxtyping import ArrayLike
 from sparsekd_jax import simplex
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators.base import require_operator
-
-
-def operator_name(operator: Operator) -> str:
-    """What to call an operator or a plain function."""
-    return str(getattr(operator, "name", None) or getattr(operator, "__name__", "function"))
 
 
 def rows_of(operator: Operator, p: ArrayLike, temperature: float) -> np.ndarray:

@@ -15,8 +15,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import soften
+from sparsekd_jax.operators.base import operator_name
 from sparsekd_jax.targets import text_only
-from sparsekd_jax.theory._rows import operator_name, rows_of
+from sparsekd_jax.theory._rows import rows_of
 from sparsekd_jax.theory.variance import certified_lipschitz, delta_variance
 from sparsekd_jax.theory.variance.samples import outcomes_of, sampled_counts
 

@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax import nnx
 
-from sparsekd_jax import distill
+from sparsekd_jax import distill, operators
 from sparsekd_jax.distill import _trainer, checkpoints
 from tests.distill.test_loop import Blobs
 
@@ -153,6 +153,11 @@ def test_a_supervised_run_resumes_too(student, tmp_path):
     assert_same(fit(tmp_path, resume=True), whole)
 
 
+def every_other(scores, rate):
+    raise AssertionError("it is only named")
+
+
+SMOOTHING = operators.lawless.LabelSmoothing(0.3)
 OTHER_PLAN = dataclasses.replace(PLAN, stages=(PLAN.stages[0], dataclasses.replace(PLAN.stages[1], steps=11)))
 OTHER_DATA = dataclasses.replace(BLOBS, train_inputs=BLOBS.train_inputs + 1)
 
@@ -164,12 +169,39 @@ OTHER_DATA = dataclasses.replace(BLOBS, train_inputs=BLOBS.train_inputs + 1)
         ({"seed": 5}, "seed is 0 there and 5 here"),
         ({"batch_size": 8}, "batch_size is 16 there and 8 here"),
         ({"data": OTHER_DATA}, "data is "),
+        (
+            {"plan": dataclasses.replace(PLAN, pattern=every_other)},
+            r"plan\.pattern is 'global' there and 'tests\.dis",
+        ),
+        ({"plan": dataclasses.replace(PLAN, operator=SMOOTHING)}, r"plan\.operator is 'power' there"),
         ({"optimizer": optax.sgd(0.1)}, r"optimizer\..* is .* there and None here"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(changes, says, student, folder):
     with pytest.raises(distill.CheckpointError, match=says):
         run(student, folder, resume=True, **changes)
+
+
+@pytest.mark.parametrize(
+    ("kept", "changed", "says"),
+    [
+        (
+            {"operator": operators.lawless.PriorDirected(jnp.array([0.2, 0.3, 0.5]))},
+            {"operator": operators.lawless.PriorDirected(jnp.array([0.5, 0.3, 0.2]))},
+            "operator is '[0-9a-f]+' there and '[0-9a-f]+' here",
+        ),
+        (
+            {"operator": operators.lawless.LabelSmoothing(0.1)},
+            {"operator": operators.lawless.LabelSmoothing(0.9)},
+            r"plan\.operator is 'label-smoothing' there and 'label-smoothing\(0\.9\)' here",
+        ),
+    ],
+)
+def test_an_operator_with_other_numbers_is_another(kept, changed, says, student, tmp_path):
+    plan = distill.stages(sparsity=0.5, num_stages=1, total_steps=2, scale=1.0)
+    run(student, tmp_path, dataclasses.replace(plan, **kept))
+    with pytest.raises(distill.CheckpointError, match=says):
+        run(student, tmp_path, dataclasses.replace(plan, **changed), resume=True)
 
 
 def test_another_model_and_version_are_refused(student, folder, monkeypatch):

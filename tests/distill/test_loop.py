@@ -200,7 +200,7 @@ def test_sparsity_zero_trains_a_dense_student(blobs):
 def test_a_plain_function_softens_too(blobs, result):
     def escort(p, temperature):
         powered = p ** (1 / temperature)
-        return powered / powered.sum(axis=-1, keepdims=True)
+        return powered / powered.sum()
 
     plan = dataclasses.replace(PLAN, operator=escort)
     ours = distill.run(mlp(1), mlp(0), blobs, plan, seed=0, **SETTINGS)

@@ -174,8 +174,17 @@ def test_a_plain_function_is_an_operator():
     )(student)
     named = LOSS(student, teacher, operator=make("mixture"), temperature=2.0)
     np.testing.assert_allclose(ours, named, rtol=1e-9)
+    # Written for one distribution, as the checker takes it; one temperature a row is that of the row.
+    escort = lambda p, t: p ** (1 / t) / (p ** (1 / t)).sum()  # noqa: E731
+    temperatures = jnp.linspace(1.0, 3.0, student.shape[0])
+    for t in (2.0, temperatures):
+        found = distill.distillation_loss(student, teacher, operator=escort, temperature=t, scale=4.0)
+        named = distill.distillation_loss(student, teacher, operator=make("power"), temperature=t, scale=4.0)
+        np.testing.assert_allclose(found, named, rtol=1e-9)
     with pytest.raises(ValueError, match="gradient_scale is not known"):
         distill.distillation_loss(student, teacher, operator=plain, temperature=2.0)
+    with pytest.raises(TypeError, match=r"operators.parse\('power'\)"):
+        distill.gradient_scale("power", 2.0)
     with pytest.raises(ValueError, match="labels"):
         distill.distillation_loss(student, teacher, operator=make("power"), temperature=2.0, alpha=0.5)
 

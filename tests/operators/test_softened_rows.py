@@ -52,8 +52,22 @@ def test_rows_are_traceable(x64):
         np.testing.assert_allclose(q, SOFTENED[:5], rtol=1e-14)
 
 
+@pytest.mark.parametrize("shape", [(), (6,), (2, 3)])
+def test_a_plain_function_gets_one_row_and_its_temperature(shape, x64):
+    rows = jnp.asarray(ROWS[:6]).reshape(2, 3, 4)[(..., *[slice(None)] * 3)] if len(shape) == 2 else None
+    rows = jnp.asarray(ROWS[:6]) if rows is None else rows
+    rows = rows[0] if shape == () else rows
+    temperatures = jnp.linspace(1.5, 4.0, max(1, int(np.prod(shape)))).reshape(shape)
+    wanted = PowerTransform()(rows, temperatures)
+    np.testing.assert_allclose(on_rows(by_jax, rows, temperatures), wanted, rtol=1e-13)
+    np.testing.assert_allclose(
+        jax.jit(lambda p, t: on_rows(by_jax, p, t))(rows, temperatures), wanted, rtol=1e-13
+    )
+
+
 def test_an_operator_that_loses_a_class_is_refused():
-    with pytest.raises(ValueError, match=r"maps \[K\] = \[4\] to \(3,\); it must return \[K\]"):
-        soften(lambda p, t: p[:3], ROWS[:2], 2.0)
+    for loses in (lambda p, t: p[:3], lambda p, t: np.asarray(p)[:3]):
+        with pytest.raises(ValueError, match=r"maps \[K\] = \[4\] to \[3\]; it must return \[K\]"):
+            soften(loses, ROWS[:2], 2.0)
     with pytest.raises(TypeError):
         soften("power", ROWS[:2], 2.0)

@@ -203,7 +203,7 @@ def test_equal_patterns_share_one_compilation():
     for make in (lambda: sparsity.n_m(2, 4), lambda: sparsity.block((4, 4)), lambda: sparsity.channel(0)):
         traced(tree, make())
         traced(tree, make())
-    assert [str(p) for p in traces] == ["2:4", "block 4×4", "channel 0"]
+    assert [str(p) for p in traces] == ["2:4 along axis -2", "block 4×4", "channel 0"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from sparsekd_jax.operators import Operator, SofteningOperator
-from sparsekd_jax.theory._rows import operator_name
+from sparsekd_jax.operators.base import operator_name
 from sparsekd_jax.theory.privacy._rules import Domain, Found, Kind, Pair, rule_for
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from sparsekd_jax import simplex
 from sparsekd_jax._refusals import refuse
 from sparsekd_jax.operators import Operator, SofteningOperator
+from sparsekd_jax.operators._softening import on_rows
 from sparsekd_jax.theory.privacy.epsilon import require_floor
 
 
@@ -92,11 +93,8 @@ def sample_labels(
     rows = jnp.asarray(p)
     if rows.dtype.itemsize < 4:  # softened in a narrow dtype the probabilities would be off by its rounding
         rows = simplex.normalize(rows.astype(jnp.float32))
-    if isinstance(operator, SofteningOperator):
-        softened = operator(rows, temperature)
-    else:
-        t = jnp.broadcast_to(jnp.asarray(temperature).astype(rows.dtype), rows.shape[:-1])
-        softened = jnp.vectorize(operator, signature="(k),()->(k)")(rows, t)
+    softened = on_rows(operator, rows, temperature)
+    if not isinstance(operator, SofteningOperator):
         simplex.require_probabilities(softened, "operator(p, T)")
     return _draw(key, softened, int(num_labels))
 

@@ -11,7 +11,8 @@ from jaxtyping import Array, ArrayLike, Float
 from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import soften
-from sparsekd_jax.theory._rows import operator_name, rows_of
+from sparsekd_jax.operators.base import operator_name
+from sparsekd_jax.theory._rows import rows_of
 from sparsekd_jax.theory.variance.samples import compositions, outcomes_of, sampled_counts
 from sparsekd_jax.theory.variance.slopes import face_jacobians, jacobian
 

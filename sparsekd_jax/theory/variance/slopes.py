@@ -13,8 +13,8 @@ from jaxtyping import Array, ArrayLike, Float
 from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.operators import ConvexMixture, PowerTransform, TsallisSoftening, reciprocal_schedule
 from sparsekd_jax.operators._softening import on_rows
-from sparsekd_jax.operators.base import Operator, SofteningOperator
-from sparsekd_jax.theory._rows import operator_name, rows_of
+from sparsekd_jax.operators.base import Operator, SofteningOperator, operator_name
+from sparsekd_jax.theory._rows import rows_of
 
 # Of the search. Nearer the boundary than e^FLOOR = 1.5e-8 the rounding of p shows in the derivative by AD.
 _POINTS, _SURVIVORS, _ROUNDS, _FLOOR = 2048, 64, 12, -18.0
