@@ -116,8 +116,8 @@ class NM:
         count_to_drop(rate, self.m)  # refuses a rate outside [0, 1)
         if rate > self.rate + 1e-6:
             raise ValueError(
-                f"rate = {rate:g} is more than {self.n}:{self.m} reaches, 1 − {self.n}/{self.m} = {self.rate:g}: "
-                "make that the final sparsity, or choose a smaller n"
+                f"rate = {rate:g} is more than {self.n}:{self.m} reaches, 1 − {self.n}/{self.m} = "
+                f"{self.rate:g}: make that the final sparsity, or choose a smaller n"
             )
         keep = max(self.n, math.ceil(self.m * (1.0 - rate) - self.m * 1e-6))
 
