@@ -85,8 +85,10 @@ def _make_row(centred: Array, temperature: Array) -> tuple[_Row, Array, Array, A
     c = jnp.where(off, 0, centred)
     ratio = jnp.where(off, 0, jnp.exp(c))
     lifted = jnp.where(off, -1, expm1(c, ratio))
+    scale = row_sum(ratio) / num_classes  # 1/(K p_top)
+    # K p − 1: by differences next to the uniform distribution; on a peaked row they would all be next to −1.
     mean = row_sum(lifted) / num_classes
-    excess = (lifted - mean) / (1 + mean)  # K p − 1
+    excess = jnp.where(scale > 0.5, (lifted - mean) / scale, ratio / scale - 1)
     log_top = -log_normalizer(centred)
     top = jnp.exp(log_top)
     log_k = math.log(num_classes)
@@ -161,14 +163,17 @@ def _newton_step(row: _Row, point: _Point) -> _Point:
     q = s * w
     total, sum_rho = row_sum(w), row_sum(rho)
     # Entropy gain a·K·Var(log q) + KL(p‖q): no cancellation as T → 1. Deficit: none as T → ∞.
-    by_deficit = rho - jnp.log1p(row_sum(lifted) / num_classes)
+    mean_ratio = total / num_classes
+    log_mean = jnp.where(mean_ratio > 0.5, jnp.log1p(row_sum(lifted) / num_classes), jnp.log(mean_ratio))
+    by_deficit = rho - log_mean
     log_ratio = jnp.where(row.small_step, row.centred - rho - gain, by_deficit)
     ratio = jnp.where(row.small_step, row.p / q, num_classes * w / total)
     density = jnp.where(row.small_step & row.off, 1, entropy_density(log_ratio, ratio))
-    moved = row_sum(jnp.where(row.small_step, q * density + a * rho**2, density / num_classes))
-    excess = num_classes * drop - a * sum_rho  # Σ(q − p)
+    spread = rho - sum_rho / num_classes
+    moved = row_sum(jnp.where(row.small_step, q * density + a * spread**2, density / num_classes))
+    # Σ(q − p): either form of a term is rounded by an ulp of its parts, and there are K of them.
+    excess = row_sum(jnp.where(q < jnp.abs(drop), q - row.p, drop - a * rho))
     mean_rho = row_sum(w * rho) / total
-    moved = moved - jnp.where(row.small_step, a * sum_rho**2 / num_classes, 0)
     # The gain is written for Σq = 1: mended to first order in the excess.
     mended = moved + jnp.where(row.small_step, excess * (mean_rho - sum_rho / num_classes), 0)
     moved = jnp.maximum(mended, 0.1 * moved)
@@ -181,14 +186,14 @@ def _newton_step(row: _Row, point: _Point) -> _Point:
     value = sign * jnp.log(moved / row.target) + by_mass  # increasing in a
     along = a / (s + a) * first / weights
     slope = a * (second - first**2 / weights) / moved
-    # The value says something only where the row nearly sums to 1.
-    level = (jnp.abs(by_mass) < 0.3) & (jnp.abs(to_mass) < 0.3 * jnp.abs(gain))
+    # The value says something only where the row nearly sums to 1. Of many classes Σq grows as an exponential
+    # of the gain, so that a small step of the gain does not tell.
+    level = (jnp.abs(by_mass) < 0.3) & (jnp.abs(to_mass) < 0.3 * jnp.abs(gain)) & (jnp.abs(excess) < 0.3)
     sure = level & (jnp.abs(by_mass) < jnp.maximum(0.2 * jnp.abs(value), 100 * eps))
     low = jnp.where(sure & (value < 0), x, point.low)
     high = jnp.where(sure & (value > 0), x, point.high)
     newton = jnp.where(slope > 0, jnp.clip(-value / slope, -3, 3), -jnp.sign(value))
-    # One step before rounding, by quadratic convergence; sums of K terms are rounded by K ulp.
-    fine = eps**0.5 + 30 * num_classes * eps
+    fine = eps**0.5 / 4  # one step before rounding, by quadratic convergence
     last = level & (jnp.abs(newton) < fine)
     # Any other step is halved where it does not contract, and stays inside the bracket.
     stuck = (jnp.abs(newton) > 0.7 * point.last_step) & (jnp.abs(newton) < 0.01)
@@ -203,7 +208,9 @@ def _newton_step(row: _Row, point: _Point) -> _Point:
     next_gain = jnp.where(next_gain >= 0, gain / 8, next_gain)
     next_gain = jnp.where(next_gain <= row.least_gain, 0.5 * (gain + row.least_gain), next_gain)
     settled = last & (jnp.abs(gain_step) < 4 * fine * jnp.abs(gain))
-    settled |= high - low <= 4 * eps * jnp.maximum(1, jnp.abs(x))
+    # Where rounding decides the last steps, the bracket closes on the root; elsewhere it is no proof of one.
+    closed = high - low <= 4 * eps * jnp.maximum(1, jnp.abs(x))
+    settled |= closed & level & (jnp.abs(value) < eps**0.5)
     return _Point(
         jnp.where(point.done, x, x + step),
         jnp.where(point.done, gain, next_gain),
