@@ -20,7 +20,7 @@ def centred_log(p: Array, *, sharpened: bool = True) -> Array:
     never ``sharpened``, T being 1 or more, needs no more than the second.
     """
     top = jax.lax.stop_gradient(jnp.max(p, axis=-1, keepdims=True))
-    positive = p > 0
+    positive = ~(p <= 0)  # NaN is no zero
     if not sharpened:
         return jnp.where(positive, jnp.log(jnp.where(positive, p / top, 1)), -jnp.inf)
     near = 2 * p > top

@@ -155,4 +155,5 @@ class Argmax(SofteningOperator):
     def _log_kernel(self, centred: Array, temperature: Array) -> tuple[Array, None]:
         top = centred == 0
         count = jnp.sum(top, axis=-1, keepdims=True).astype(centred.dtype)
-        return jnp.where(top, -jnp.log(count), -jnp.inf), None
+        log_q = jnp.where(top, -jnp.log(count), -jnp.inf)
+        return jnp.where(jnp.isnan(centred), jnp.nan, log_q), None

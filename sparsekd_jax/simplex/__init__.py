@@ -8,7 +8,8 @@ face of the simplex that the zeros define: a coordinate that is off contributes 
 (Total variation and the majorization margin are piecewise linear and keep their ordinary slopes.)
 
 Computations run in the dtype of the inputs. A function of two distributions wants them in one dtype.
-Only the ``require_*`` functions validate: they are for eager code and let traced values pass.
+Only the ``require_*`` functions validate: they are for eager code and let traced values pass. Of a row with a
+NaN every measure is NaN; an entry below 0 counts as 0.
 
 Reference: Flouro & Chadwick, arXiv 2601.03195; theory.md sections 1 and 4.
 """

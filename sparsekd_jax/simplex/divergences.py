@@ -9,7 +9,7 @@ from sparsekd_jax.simplex.entropies import Distribution, PerRow, bregman_entropy
 
 
 def _safe_sqrt(x: Array) -> Array:
-    positive = x > 0
+    positive = ~(x <= 0)
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
@@ -61,10 +61,11 @@ def kl_divergence(p: Distribution, q: Distribution) -> PerRow:
     >>> float(kl_divergence(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0])))
     inf
     """
-    both = (p > 0) & (q > 0)
+    has_p, has_q = ~(p <= 0), ~(q <= 0)
+    both = has_p & has_q
     terms = _kl_term(jnp.where(both, p, 1), jnp.where(both, q, 1))
     # Where p is off the term is q, the rest of the Bregman sum; where only q is off it is infinite.
-    off = jnp.where(p > 0, jnp.inf, jnp.where(q > 0, q, 0))
+    off = jnp.where(has_p, jnp.inf, jnp.where(has_q, q, 0))
     return jnp.sum(jnp.where(both, terms, off), axis=-1)
 
 
@@ -99,7 +100,7 @@ def jensen_shannon_divergence(p: Distribution, q: Distribution, weight: ArrayLik
     w = jnp.asarray(weight, p.dtype)
     middle = w * p + (1 - w) * q
     # m is 0 where p is not if w = 0, or if w·p underflows: the term is then 0 (or rounds to it), not inf.
-    on = middle > 0
+    on = ~(middle <= 0)
     left = w * kl_divergence(jnp.where(on, p, 0), middle)
     right = (1 - w) * kl_divergence(jnp.where(on, q, 0), middle)
     return left + right
@@ -124,7 +125,7 @@ def hellinger_distance(p: Distribution, q: Distribution) -> PerRow:
     1.0
     """
     # √p − √q as a quotient: p − q is exact where p ≈ q, the difference of the roots is not.
-    p_on, q_on = jnp.where(p > 0, p, 0), jnp.where(q > 0, q, 0)
+    p_on, q_on = jnp.where(p <= 0, 0, p), jnp.where(q <= 0, 0, q)
     roots = _safe_sqrt(p) + _safe_sqrt(q)
     gaps = (p_on - q_on) / jnp.where(roots > 0, roots, 1)
     return _safe_sqrt(0.5 * jnp.sum(gaps**2, axis=-1))

@@ -14,12 +14,12 @@ PerRow = Float[Array, "*batch"]
 
 
 def safe_log(p: Distribution) -> Distribution:
-    """Logarithm with ``log 0 = -inf`` and gradient 0 there instead of inf.
+    """Logarithm with ``log 0 = -inf`` and gradient 0 there instead of inf; of NaN it is NaN.
 
     >>> jax.grad(lambda p: safe_log(p)[0])(jnp.array([0.0, 1.0]))
     Array([0., 0.], dtype=float32)
     """
-    positive = p > 0
+    positive = ~(p <= 0)  # NaN too: it is no zero
     return jnp.where(positive, jnp.log(jnp.where(positive, p, 1)), -jnp.inf)
 
 
@@ -62,7 +62,7 @@ def entropy(p: Distribution) -> PerRow:
     >>> float(entropy(jnp.array([0.5, 0.5, 0.0])))
     0.6931472
     """
-    positive = p > 0
+    positive = ~(p <= 0)
     return -jnp.sum(jnp.where(positive, p * jnp.log(jnp.where(positive, p, 1)), 0), axis=-1)
 
 
@@ -84,13 +84,13 @@ def entropy_deficit(p: Distribution) -> PerRow:
     excess = (p - uniform) * num_classes + float(Fraction(float(uniform)) * num_classes - 1)
     near = jnp.abs(excess) < 0.5
     ratio = jnp.where(near | (p <= 0), 1, p * num_classes)
-    far = jnp.where(p > 0, ratio * jnp.log(ratio) - ratio + 1, 1)
+    far = jnp.where(~(p <= 0), ratio * jnp.log(ratio) - ratio + 1, 1)
     return jnp.mean(jnp.where(near, bregman_entropy(jnp.where(near, excess, 0)), far), axis=-1)
 
 
 def _power_sum_slope(p: Distribution, order: Array) -> PerRow:
     """``(Σ p^order − 1)/(order − 1)`` over the support, for Σ p = 1; at order = 1 it is Σ p log p."""
-    positive = p > 0
+    positive = ~(p <= 0)
     log_p = jnp.log(jnp.where(positive, p, 1))
     return jnp.sum(jnp.where(positive, p * (log_p * expm1_ratio((order - 1) * log_p)), 0), axis=-1)
 
@@ -147,7 +147,7 @@ def renyi_entropy(p: Distribution, order: ArrayLike) -> PerRow:
     slope = _power_sum_slope(p, near_order)
     by_log1p = -slope * log1p_ratio((near_order - 1) * slope)
     far_order = jnp.where(near_one, 2, safe)
-    positive = p > 0
+    positive = ~(p <= 0)
     powers = jnp.where(positive, far_order * jnp.log(jnp.where(positive, p, 1)), -jnp.inf)
     by_logsumexp = jax.nn.logsumexp(powers, axis=-1) / (1 - far_order)
     return jnp.where(infinite, min_entropy(p), jnp.where(near_one, by_log1p, by_logsumexp))

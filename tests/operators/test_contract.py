@@ -53,6 +53,16 @@ def test_contract(label, x64):
     np.testing.assert_array_equal(jax.tree.unflatten(tree, leaves)(p, t), q)
 
 
+@pytest.mark.parametrize("label", ALL)
+def test_nan_under_jit_is_nan_in_every_entry(label):
+    """Eager calls refuse it; in a program it must not look like a class that the row excludes."""
+    row = ALL[label]
+    op, t = row.operator, temperature_of(row)
+    for x in (np.array([0.5, np.nan, 0.5], np.float32), np.full(3, np.nan, np.float32)):
+        for entry in (op, op.log, op.from_logits):
+            assert np.isnan(jax.jit(entry)(x, t)).any()
+
+
 def test_operators_are_told_apart_by_their_treedefs():
     """A jit cache compares treedefs: equal ones would run one operator for another."""
     rows = list(ALL.values())

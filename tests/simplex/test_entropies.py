@@ -1,5 +1,6 @@
 """Entropies against mpmath and scipy, at every order."""
 
+import functools
 import math
 
 import jax
@@ -166,3 +167,32 @@ def test_entropy_deficit_keeps_relative_accuracy_next_to_uniform(dtype, num_clas
 
 def mp_bregman_exact(t):
     return (1 + t) * mpmath.log(1 + t) - t if abs(t) > 1e-10 else t**2 / 2 - t**3 / 6 + t**4 / 12
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        simplex.entropy,
+        simplex.entropy_deficit,
+        simplex.min_entropy,
+        simplex.safe_log,
+        *(functools.partial(simplex.renyi_entropy, order=order) for order in (0.5, 1.0, 3.0, np.inf)),
+        *(functools.partial(simplex.tsallis_entropy, order=order) for order in (0.0, 1.0, 2.0)),
+        *(
+            functools.partial(divergence, q)
+            for divergence in (
+                simplex.kl_divergence,
+                simplex.reverse_kl_divergence,
+                simplex.jensen_shannon_divergence,
+                simplex.total_variation,
+                simplex.hellinger_distance,
+                simplex.fisher_rao_distance,
+            )
+            for q in (np.array([0.5, 0.25, 0.25], np.float32),)
+        ),
+    ],
+)
+def test_nan_is_no_zero(measure):
+    """A row with a NaN is no distribution: every measure of it says so."""
+    for row in ([0.5, np.nan, 0.5], [np.nan] * 3):
+        assert np.isnan(measure(jnp.array(row, jnp.float32))).any()
