@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax  # type: ignore[import-untyped]
 from jaxtyping import Array, PyTree
 
 from sparsekd_jax.sparsity._arguments import require_params
@@ -13,6 +14,23 @@ from sparsekd_jax.sparsity._arguments import require_params
 def map_masks(function: Callable[..., Any], masks: PyTree, *trees: PyTree) -> PyTree:
     """``jax.tree.map`` in which a None of the first tree is a leaf, so that it meets the others' arrays."""
     return jax.tree.map(function, masks, *trees, is_leaf=lambda leaf: leaf is None)
+
+
+def within(masks: PyTree, tree: PyTree) -> PyTree:
+    """What these masks speak of: all of the tree, or under `optax.masked` the part that is not masked out."""
+    structure: Any
+    parts, structure = jax.tree.flatten(masks, is_leaf=_ends)
+    pairs = zip(parts, structure.flatten_up_to(tree), strict=True)
+    return structure.unflatten([part if isinstance(part, optax.MaskedNode) else leaf for part, leaf in pairs])
+
+
+def over_all(masks: PyTree) -> PyTree:
+    """The same masks laid over every parameter: None where `optax.masked` hides what is below."""
+    return jax.tree.map(lambda m: None if isinstance(m, optax.MaskedNode) else m, masks, is_leaf=_ends)
+
+
+def _ends(leaf: Any) -> bool:
+    return leaf is None or isinstance(leaf, optax.MaskedNode)
 
 
 def path_name(path: tuple[Any, ...]) -> str:

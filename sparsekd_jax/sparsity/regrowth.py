@@ -8,7 +8,7 @@ import optax  # type: ignore[import-untyped]
 from jaxtyping import Array, Float, PyTree
 
 from sparsekd_jax.sparsity._arguments import percent_hint
-from sparsekd_jax.sparsity._trees import map_masks, require_like
+from sparsekd_jax.sparsity._trees import map_masks, over_all, require_like, within
 from sparsekd_jax.sparsity.masks import apply_masks
 from sparsekd_jax.sparsity.patterns import ranked
 from sparsekd_jax.sparsity.state import SparsifyState, StraightThroughState, forget, map_states
@@ -64,10 +64,11 @@ def regrow(
                 "state is straight_through: its dropped weights train and come back by update_masks; "
                 "regrow is for sparsify(..., straight_through=False)"
             )
-        masks = map_masks(lambda m, w, g: _move(m, w, g, fraction), node.masks, params, gradients)
+        shown, slopes = within(node.masks, params), within(node.masks, gradients)
+        masks = map_masks(lambda m, w, g: _move(m, w, g, fraction), node.masks, shown, slopes)
         stayed = map_masks(lambda new, old: None if new is None else new & old, masks, node.masks)
-        moved = apply_masks(moved, stayed)
-        return node._replace(masks=masks, inner_state=forget(node.inner_state, params, stayed))
+        moved = apply_masks(moved, over_all(stayed))
+        return node._replace(masks=masks, inner_state=forget(node.inner_state, stayed))
 
     new_state = map_states(move, state)
     return moved, new_state

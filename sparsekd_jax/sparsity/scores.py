@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from sparsekd_jax.sparsity._arguments import call_with
-from sparsekd_jax.sparsity._trees import map_masks, require_like, widened
+from sparsekd_jax.sparsity._trees import map_masks, widened
 
 Score = Callable[..., Array]
 """Maps ``(weights)``, ``(weights, *, gradients)`` or ``(weights, *, key)`` to worths, of the same shape."""
@@ -111,8 +111,6 @@ def _product(weights: Array, gradients: Array) -> Array:
 
 def score_tree(score: Score, masks: PyTree, params: PyTree, gradients: PyTree | None, key: Any) -> PyTree:
     """The score of every array that has a mask, None elsewhere; each array gets a key of its own."""
-    if gradients is not None:
-        require_like("gradients", gradients, params)
     leaves = jax.tree.leaves(params)
     leaf_gradients = [None] * len(leaves) if gradients is None else jax.tree.leaves(gradients)
     keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(leaves))]

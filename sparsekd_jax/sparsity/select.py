@@ -18,14 +18,14 @@ def is_kernel(path: str, leaf: Array) -> bool:
         leaf: its value.
 
     Returns:
-        Whether the leaf has at least two axes.
+        Whether the leaf has at least two axes and is called neither ``bias`` nor ``scale``: those of
+        attention heads have two. Embedding tables count as matrices; `by_path` leaves them out.
 
     >>> import jax.numpy as jnp
-    >>> is_kernel("layers.0.kernel", jnp.ones((3, 2))), is_kernel("layers.0.bias", jnp.ones(2))
+    >>> is_kernel("layers.0.kernel", jnp.ones((3, 2))), is_kernel("attention.query.bias", jnp.ones((8, 8)))
     (True, False)
     """
-    del path
-    return leaf.ndim >= 2
+    return leaf.ndim >= 2 and path.rpartition(".")[2] not in ("bias", "scale")
 
 
 @dataclasses.dataclass(frozen=True)

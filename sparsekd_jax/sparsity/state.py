@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 from jaxtyping import Array, Int, PyTree
 
-from sparsekd_jax.sparsity._trees import map_masks
+from sparsekd_jax.sparsity._trees import over_all
 
 
 class SparsifyState(NamedTuple):
@@ -41,42 +41,52 @@ def current_masks(state: optax.OptState) -> PyTree:
         state: a state that contains a `SparsifyState`, at any depth.
 
     Returns:
-        The mask tree, True where a weight is kept, None where it can not be dropped.
+        The mask tree, True where a weight is kept, None where it can not be dropped, or where `optax.masked`
+        hides it.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or several (of `optax.partition`): give the state of one of them.
 
     >>> from sparsekd_jax.sparsity import sparsify
     >>> current_masks(sparsify(optax.sgd(0.1)).init({"w": jnp.ones((1, 2))}))["w"].tolist()
     [[True, True]]
     """
-    for node in jax.tree.leaves(state, is_leaf=is_sparsify_state):
-        if is_sparsify_state(node):
-            return node.masks
-    raise ValueError("state holds no masks: wrap the optimizer as sparsify(optimizer) before its init")
+    nodes = _sparsify_states(state)
+    if len(nodes) > 1:
+        raise ValueError(
+            f"state holds the masks of {len(nodes)} sparsify; give the state of one, such as that of a label "
+            "in inner_states of optax.partition"
+        )
+    return over_all(nodes[0].masks)
+
+
+def _sparsify_states(state: optax.OptState) -> list[SparsifyState]:
+    nodes = [node for node in jax.tree.leaves(state, is_leaf=is_sparsify_state) if is_sparsify_state(node)]
+    if not nodes:
+        raise ValueError("state holds no masks: wrap the optimizer as sparsify(optimizer) before its init")
+    return nodes
 
 
 def map_states(function: Callable[[SparsifyState], SparsifyState], state: optax.OptState) -> Any:
     """An optimizer state with every `SparsifyState` in it replaced; a state without one is refused."""
-    current_masks(state)
+    _sparsify_states(state)
     return jax.tree.map(
         lambda node: function(node) if is_sparsify_state(node) else node, state, is_leaf=is_sparsify_state
     )
 
 
-def forget(inner_state: PyTree, params: PyTree, kept: PyTree) -> PyTree:
-    """Zero every part of a state that mirrors the parameters wherever a weight was not kept."""
-    structure: Any = jax.tree.structure(params)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+def forget(inner_state: PyTree, kept: PyTree) -> PyTree:
+    """Zero what a state holds of a weight that was not kept: arrays at the place of a mask, of its shape.
 
-    def mirrors(node: Any) -> bool:
-        if structure != jax.tree.structure(node):
-            return False
-        return [getattr(leaf, "shape", None) for leaf in jax.tree.leaves(node)] == shapes
+    The place is the end of a path: `optax.masked` and `optax.partition` leave holes in what else mirrors the
+    parameters.
+    """
+    masks = dict(jax.tree_util.tree_flatten_with_path(kept, is_leaf=lambda leaf: leaf is None)[0])
 
-    def clear(node: Any) -> Any:
-        if not mirrors(node):
-            return node
-        return map_masks(lambda m, a: a if m is None else jnp.where(m, a, jnp.zeros_like(a)), kept, node)
+    def clear(path: tuple[Any, ...], leaf: Any) -> Any:
+        mask = next((masks[path[i:]] for i in range(len(path) + 1) if path[i:] in masks), None)
+        if mask is None or getattr(leaf, "shape", None) != mask.shape:
+            return leaf
+        return jnp.where(mask, leaf, jnp.zeros_like(leaf))
 
-    return jax.tree.map(clear, inner_state, is_leaf=mirrors)
+    return jax.tree_util.tree_map_with_path(clear, inner_state)

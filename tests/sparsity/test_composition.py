@@ -169,3 +169,60 @@ def test_masks_are_chosen_between_scans_and_never_inside_update():
     state = tx.init(params)
     assert primitives(tx.update, params, state, params) == set()
     assert "top_k" in primitives(lambda s, p: sparsity.update_masks(s, p, 0.5), state, params)
+
+
+LAYERS = {"enc": {"w": jnp.array([[1.0, -3.0, 0.5, 2.0]])}, "dec": {"w": jnp.array([[4.0, 1.0, -2.0, 0.5]])}}
+SLOPES = jax.tree.map(lambda w: jnp.full_like(w, 0.5), LAYERS)
+
+
+def moments(state):
+    """The first moments of adam by layer, wherever optax keeps them."""
+    found = [
+        leaf for leaf in jax.tree.leaves(state, is_leaf=lambda n: hasattr(n, "mu")) if hasattr(leaf, "mu")
+    ]
+    return {
+        name: np.asarray(adam.mu[name]["w"])
+        for adam in found
+        for name in adam.mu
+        if not isinstance(adam.mu[name], optax.MaskedNode)
+        and not isinstance(adam.mu[name]["w"], optax.MaskedNode)
+    }
+
+
+def test_an_optimizer_a_layer_forgets_as_one_for_all():
+    """optax.partition inside sparsify: its states have holes, and what they hold of a dropped weight goes."""
+    label = {"enc": "a", "dec": "b"}
+    parted = sparsity.sparsify(optax.partition({"a": optax.adam(0.1), "b": optax.adam(0.1)}, label))
+    plain, states = sparsity.sparsify(optax.adam(0.1)), []
+    for tx in (plain, parted):
+        state = sparsity.update_masks(tx.init(LAYERS), LAYERS, 0.5)
+        params, state = stepper(tx)(SLOPES, state, LAYERS)
+        grown = jax.tree.map(lambda g, w: jnp.where(w == 0, 9.0, g), SLOPES, params)
+        states.append(sparsity.regrow(state, params, grown, 0.5)[1])
+    for name, wanted in moments(states[0]).items():
+        np.testing.assert_array_equal(moments(states[1])[name], wanted)
+        assert (wanted == 0).sum() > 2
+        assert (wanted != 0).any()
+
+
+def test_a_sparsify_a_layer_has_masks_of_its_own():
+    label = {"enc": "a", "dec": "b"}
+    tx = optax.partition({key: sparsity.sparsify(optax.adam(0.1)) for key in "ab"}, label)
+    state = sparsity.update_masks(tx.init(LAYERS), LAYERS, 0.5)
+    params, state = stepper(tx)(SLOPES, state, LAYERS)
+    for name in LAYERS:
+        assert int((params[name]["w"] == 0).sum()) == 2
+    params, state = sparsity.regrow(state, params, jax.tree.map(lambda g: 0.1 + g, SLOPES), 0.5)
+    with pytest.raises(ValueError, match=r"masks of 2 sparsify; give the state of one"):
+        sparsity.current_masks(state)
+    masks = sparsity.current_masks(state.inner_states["a"])
+    assert masks["dec"] is None or masks["dec"]["w"] is None
+    assert int(sparsity.apply_masks(LAYERS, masks)["enc"]["w"].astype(bool).sum()) == 2
+
+
+def test_under_optax_masked_the_others_stay():
+    tx = optax.masked(sparsity.sparsify(optax.adam(0.1)), {"enc": True, "dec": False})
+    state = sparsity.update_masks(tx.init(LAYERS), LAYERS, 0.75, score="taylor", gradients=SLOPES)
+    params, _ = stepper(tx)(SLOPES, state, LAYERS)
+    assert int((params["enc"]["w"] == 0).sum()) == 3
+    np.testing.assert_array_equal(params["dec"]["w"], LAYERS["dec"]["w"] + SLOPES["dec"]["w"])

@@ -90,3 +90,10 @@ def test_nnx_names_are_the_same_at_init_and_later():
 def test_a_share_of_nothing_is_named():
     with pytest.raises(ValueError, match="where selects no parameter among b"):
         sparsity.zero_fraction({"b": jnp.ones(3)})
+
+
+def test_biases_of_attention_heads_are_no_kernels():
+    """They have two axes, as the scales of a norm over two."""
+    attention = nnx.MultiHeadAttention(num_heads=2, in_features=8, decode=False, rngs=nnx.Rngs(0))
+    zeros = sparsity.layer_zeros(nnx.state(attention, nnx.Param))
+    assert set(zeros) == {f"{part}.kernel" for part in ("query", "key", "value", "out")}
