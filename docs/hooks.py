@@ -26,7 +26,9 @@ def on_page_content(content: str, **kwargs: Any) -> str:
 def _mathml(match: "re.Match[str]") -> str:
     shown, inline = match.groups()
     source = html.unescape(re.sub(r"<[^>]*>", "", shown or inline))
-    return convert(source, display="block" if shown else "inline")
+    if shown:  # wider than a narrow screen it scrolls, which a math element alone does not
+        return f'<span class="formula">{convert(source, display="block")}</span>'
+    return convert(source, display="inline")
 
 
 def on_post_build(config: Any, **kwargs: Any) -> None:
