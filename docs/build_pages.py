@@ -176,12 +176,20 @@ def read_table() -> dict[str, Any]:
     return {"rows": rows, "witnesses": witnesses if isinstance(witnesses, dict) else {}}
 
 
+LEGEND = """\
+H: holds on the whole simplex; I: on its interior; F: fails, with a witness; =: an equality, because nothing
+depends on T; –: not applicable. T ≥ 1, except A5c, the limit T → 0, and the row that says T < 1. "Holds"
+means that no violation was found in the cases recorded; what is also proved is marked as a theorem in the
+operator's claims. The tests recompute this table and compare it with the committed copy."""
+
+
 def verdicts_page(table: dict[str, Any]) -> str:
     """The letters, and each failure's witness, operator by operator."""
     if not table["rows"]:
         return f"{GENERATED}\n\nThe table is not committed yet: `sparsekd axioms --all` computes it.\n"
     laws = [law for law in LAWS if any(law in row for row in table["rows"])]
-    lines = [GENERATED, "", '<div class="verdicts" markdown>', "", "| operator | " + " | ".join(laws) + " |"]
+    lines = [GENERATED, "", LEGEND, "", '<div class="verdicts" markdown>', ""]
+    lines.append("| operator | " + " | ".join(laws) + " |")
     lines.append("|-" + "|:-:" * len(laws) + "|")
     for row in table["rows"]:
         letters = [mark(str(row.get(law, ""))) for law in laws]
