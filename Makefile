@@ -79,7 +79,8 @@ docs: $(VENV)/.extra-docs ## Redraw the figures and tables from a run, then buil
 	$(MAKE) site
 
 site: $(VENV)/.extra-docs ## Build the site strictly from what is committed, with no network
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@# Not --quiet: it hides warnings from the count that makes --strict fail.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 notebooks: $(VENV)/.extra-notebooks ## Run the notebooks in place, outputs and all
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb

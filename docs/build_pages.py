@@ -176,12 +176,20 @@ def read_table() -> dict[str, Any]:
     return {"rows": rows, "witnesses": witnesses if isinstance(witnesses, dict) else {}}
 
 
+LEGEND = """\
+H: holds on the whole simplex; I: on its interior; F: fails, with a witness; =: an equality, because nothing
+depends on T; –: not applicable. T ≥ 1, except A5c, the limit T → 0, and the row that says T < 1. "Holds"
+means that no violation was found in the cases recorded; what is also proved is marked as a theorem in the
+operator's claims. The tests recompute this table and compare it with the committed copy."""
+
+
 def verdicts_page(table: dict[str, Any]) -> str:
     """The letters, and each failure's witness, operator by operator."""
     if not table["rows"]:
         return f"{GENERATED}\n\nThe table is not committed yet: `sparsekd axioms --all` computes it.\n"
     laws = [law for law in LAWS if any(law in row for row in table["rows"])]
-    lines = [GENERATED, "", '<div class="verdicts" markdown>', "", "| operator | " + " | ".join(laws) + " |"]
+    lines = [GENERATED, "", LEGEND, "", '<div class="verdicts" markdown>', ""]
+    lines.append("| operator | " + " | ".join(laws) + " |")
     lines.append("|-" + "|:-:" * len(laws) + "|")
     for row in table["rows"]:
         letters = [mark(str(row.get(law, ""))) for law in laws]
@@ -220,6 +228,75 @@ def seen(by_law: Any) -> Iterable[tuple[str, str]]:
                 continue
 
 
+PICTURES = {
+    "sparse-students": (
+        "Maps, one a training size, of the advantage of students over their teachers by sparsity, operator "
+        "and temperature; the numbers are in the table",
+        "Risk of the teacher minus risk of the student (Brier score × 1,000), {members} resampled pairs a "
+        "cell. Blue: the student is better; orange: the teacher is. In bold: the 95 % interval excludes 0. "
+        "At 0 % zeros stands the control, a dense student taught alike.",
+    ),
+    "stage-paths": (
+        "Distance to the teacher and step lengths along the paths of one-shot and staged pruning",
+        "Pruned to the highest sparsity with {steps} steps in all, {seeds} seeds (pale) and their means. "
+        "Every prune leaves the path for a hollow point; its recovery leads back.",
+    ),
+    "budgets-crossover": (
+        "Test error of staged minus one-shot pruning against the sparsity, under both budgets",
+        "The largest number of stages against one shot, {seeds} paired seeds with 95 % intervals, filled "
+        "where they exclude 0: with the same steps in all, and with as many steps for each stage as one "
+        "shot has for itself.",
+    ),
+    "prune-continuity": (
+        "Modulus of continuity of two prune maps against the step in sparsity, for each teacher",
+        "How far the function moves at most when the sparsity rises by h: cutting weights by magnitude, and "
+        "fading the same weights out, for {seeds} teachers (pale) and their geometric means. A straight "
+        "line of slope 1 is a Lipschitz map.",
+    ),
+    "rq3-stages": (
+        "Two log-log plots of the distance to the sparse optimum against the number of stages. Left, under "
+        "fixed steps a stage, five operators fall like 1/n below two bounds. Right, under fixed steps in "
+        "all, the bound rises with n",
+        "Median of {subsets} subsets of digits for each operator (thin: each of them). Dashed: the largest "
+        "bound with the P seen. Dotted: the certified bound, the same for all operators. More stages help "
+        "where each brings its own steps, not where they share a fixed number.",
+    ),
+    "rq3-hard-masks": (
+        "The fastest chord of the path of minimisers against the number of stages, log-log: under hard "
+        "masks it doubles with n, under the annealed penalty it stays",
+        "P as n stages see it on {subsets} subsets of digits (pale) and their medians. Where it grows with "
+        "n there is no finite P, and the bound says nothing.",
+    ),
+    "rq3-rates": (
+        "Four plots over the number of stages: the lag of noisy gradient descent on a convex problem with "
+        "little and with much noise, and the test loss and test error of trained networks",
+        "Above: softmax regression, {runs} runs (pale), the floor solved exactly. Below: networks under "
+        "hard masks and AdamW, {seeds} seeds (pale). Dashed: the fitted a + b·n^(−γ), where the data decide "
+        "γ.",
+    ),
+    "rq4-capacity": (
+        "Two plots of the relative gap of four operators to the power transform against the number of "
+        "features, at the same temperature on the left and at the nearest temperature on the right",
+        "What a linear student on d principal components of digits sees of the difference from power at T = "
+        "{temperature:g}, in percent of the signal (its distance from uniform targets): {teachers} teachers "
+        "(pale) and their means. The two scales differ.",
+    ),
+    "rq4-networks": (
+        "Distance of trained networks against the gap of their operators on tangent features, with the "
+        "distance between seeds as a horizontal line",
+        "Networks trained by other operators against those trained by power at T = {temperature:g}, {seeds} "
+        "seeds, 95 % intervals: hollow at the same temperature, filled at the nearest one. Below the dashed "
+        "line another operator matters less than another seed.",
+    ),
+    "text-only": (
+        "Loss of students taught by sampled labels against the number of labels an image",
+        "Test NLL of students taught by N sampled labels an image, {seeds} seeds, means with 95 % "
+        "intervals; dashed: the same student taught by the teacher's probabilities.",
+    ),
+}
+"""What a figure shows, for one who does not see it, and how to read it; numbers from the settings."""
+
+
 def questions_page() -> str:
     """The committed answers to the paper's questions, as `sparsekd theory` wrote them."""
     parts = [
@@ -238,19 +315,45 @@ def questions_page() -> str:
 
 
 def answer_section(answer: dict[str, Any], folder: str, command: str) -> list[str]:
-    lines = [f"## {answer['number']}. {answer['question']}", "", f"**{answer['verdict']}**", ""]
-    lines += [f"What was tested: {answer['statement']}", "", "| | evidence | claim | found |", "|-|-|-|-|"]
+    lines = [
+        f'<a id="question-{answer["number"]}"></a>',
+        "",
+        f"## {answer['number']}. {prose(answer['question'])}",
+    ]
+    lines += ["", f"**{prose(answer['verdict'])}**", "", f"What was tested: {prose(answer['statement'])}", ""]
+    lines += ['<div class="evidence" markdown>', "", "| | evidence | claim | found |", "|-|-|-|-|"]
     marks = {True: "✓", False: "✗", None: "·"}
     for item in answer["evidence"]:
         cells = [marks[item["stands"]], item["kind"], item["claim"], item["found"]]
-        lines.append("| " + " | ".join(as_cell(cell) for cell in cells) + " |")
-    pictures = [f"![{name.replace('-', ' ')}](answers/{folder}/{name}.svg)" for name in answer["pictures"]]
-    lines += ["", *pictures]
+        lines.append("| " + " | ".join(prose(as_cell(cell)) for cell in cells) + " |")
+    lines += ["", "</div>"]
+    for name in answer["pictures"]:
+        shown, caption = (text.format(**answer["settings"]) for text in PICTURES[name])
+        lines += ["", "<figure markdown>", f"![{shown}](answers/{folder}/{name}.svg)"]
+        lines += [f"<figcaption>{caption}</figcaption>", "</figure>"]
     for table in answer["tables"]:
-        lines += ["", f'??? note "{table["caption"].replace(chr(34), chr(39))}"', ""]
+        lines += ["", f'??? note "{prose(table["caption"]).replace(chr(34), chr(39))}"', ""]
         rows = [table["columns"], ["-"] * len(table["columns"]), *table["rows"]]
         lines += ["    | " + " | ".join(as_cell(value) for value in row) + " |" for row in rows]
-    return [*lines, "", f"Made by `{command}`; every number is in `docs/answers/{folder}/theory.json`."]
+    numbers = f"[docs/answers/{folder}/theory.json](answers/{folder}/theory.json)"
+    return [*lines, "", f"Made by `{command}`; every number is in {numbers}."]
+
+
+def prose(text: str) -> str:
+    """Text in which a star is a star, θ*, and a section of theory.md a link to it."""
+    return re.sub(
+        r"theory\.md section (\d)",
+        lambda found: f"[theory.md section {found[1]}](theory.md#{theory_section(found[1])})",
+        text.replace("*", "\\*"),
+    )
+
+
+def theory_section(number: str) -> str:
+    """The anchor that the site gives to a section of theory.md."""
+    headings = (DOCS / "theory.md").read_text(encoding="utf-8")
+    heading = re.search(rf"^## ({number}\. .*)$", headings, re.MULTILINE)
+    assert heading, f"docs/theory.md has no section {number}"
+    return re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading[1]).strip().lower())
 
 
 def private_labels_page(found: dict[str, Any]) -> str:

@@ -1,12 +1,16 @@
-"""mkdocs hook: formulas become MathML while the site is built: pages need no script and no network."""
+"""mkdocs hooks: formulas become MathML, so pages need no script or network; every public name is shown."""
 
 import html
+import json
+import logging
 import re
+from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
 
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^\s$](?:[^$]*?[^\s$])?)\$", re.DOTALL)
+_LOG = logging.getLogger("mkdocs.hooks.reference")
 _VERBATIM = re.compile(r"(<(pre|code|script|style|svg)\b.*?</\2>)", re.DOTALL)
 
 
@@ -22,4 +26,17 @@ def on_page_content(content: str, **kwargs: Any) -> str:
 def _mathml(match: "re.Match[str]") -> str:
     shown, inline = match.groups()
     source = html.unescape(re.sub(r"<[^>]*>", "", shown or inline))
-    return convert(source, display="block" if shown else "inline")
+    if shown:  # wider than a narrow screen it scrolls, which a math element alone does not
+        return f'<span class="formula">{convert(source, display="block")}</span>'
+    return convert(source, display="inline")
+
+
+def on_post_build(config: Any, **kwargs: Any) -> None:
+    """A public name without an anchor in the reference is a warning, which a strict build refuses."""
+    pages = [page.read_text(encoding="utf-8") for page in Path(config.site_dir, "reference").glob("*.html")]
+    anchors = {name for page in pages for name in re.findall(r'id="sparsekd_jax\.([\w.]+)"', page)}
+    promised = Path(config.config_file_path).parent / "tests" / "public_names.json"
+    for room, names in json.loads(promised.read_text(encoding="utf-8")).items():
+        for name in names:
+            if f"{room}.{name}" not in anchors:
+                _LOG.warning("docs/reference shows no sparsekd_jax.%s.%s", room, name)

@@ -3,9 +3,11 @@
 import ast
 import importlib
 import inspect
+import itertools
 import json
 import logging
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -64,6 +66,35 @@ def test_every_room_has_a_page_of_the_reference():
     }
     rooms = set(public_names()) - {"theory"}  # whose rooms are shown one by one
     assert rooms <= shown
+
+
+def constants_with_docstrings():
+    """Names assigned at the top of a module, with a string under them."""
+    for path in PACKAGE.rglob("*.py"):
+        for assigned, under in itertools.pairwise(ast.parse(path.read_text(encoding="utf-8")).body):
+            if isinstance(under, ast.Expr) and isinstance(getattr(under.value, "value", None), str):
+                for target in getattr(assigned, "targets", [getattr(assigned, "target", None)]):
+                    yield getattr(target, "id", "")
+
+
+def test_every_public_name_has_a_place_in_the_reference():
+    """A room shows what has a docstring, but not a name that one of its files has too: that needs an anchor.
+
+    `make site` looks for the anchors themselves.
+    """
+    pages = [p.read_text() for p in (Path(__file__).parents[1] / "docs" / "reference").glob("*.md")]
+    anchored = {name for page in pages for name in re.findall(r"\{#sparsekd_jax\.([\w.]+)\}", page)}
+    constants = set(constants_with_docstrings())
+    missing = []
+    for room, names in public_names().items():
+        module = importlib.import_module(f"sparsekd_jax.{room}")
+        files = {found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))}
+        for name in names:
+            thing = getattr(module, name)
+            shown = inspect.isclass(thing) or inspect.isroutine(thing) or name in constants
+            if (name in files or not shown) and f"{room}.{name}" not in anchored:
+                missing.append(f"{room}.{name}")
+    assert missing == [], "docs/reference: add `[](){#sparsekd_jax.…}` and a directive"
 
 
 def test_rooms_open_by_name():

@@ -32,7 +32,14 @@ SINGLE_PRECISION_TOLERANCE = 2e-5
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How much is tried: cases a K in the sweep, cases of the limit laws, Hypothesis examples a law."""
+    """How much is tried.
+
+    Attributes:
+        sweep: cases in the sweep for each number of classes K, a fifth of them where a function is no jax.
+        limits: the same of a limit law.
+        search: Hypothesis examples a law, fewer where a law takes more evaluations; 0 searches nothing.
+        shrink: Hypothesis examples in making a witness small, likewise.
+    """
 
     sweep: int = 3000
     limits: int = 200

@@ -102,6 +102,7 @@ def gradient_scale(
     (power, mixture, Tsallis, theory.md section 2) have T·∇φ(q) = ∇φ(p) + const there, so r = 1/T. The target
     forms (entropy projections) divide the entropy deficit by T, which is quadratic in δ, so r = 1/√T.
     A divergence of order n there (`local_order`) has ``D(F_T(p)‖F_T(q)) ≈ rⁿ·D(p‖q)``, and c = r⁻ⁿ:
+
     - KL, reverse KL and JS_β are quadratic, n = 2: c = T² (for power, Hinton's), or T for the entropy
       projections. JS_β ≈ β(1 − β)·KL there, whatever T is: c restores the size that JS_β itself has at T = 1.
     - Total variation is linear, n = 1: c = T, or √T for the entropy projections.

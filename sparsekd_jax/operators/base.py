@@ -214,7 +214,7 @@ class SofteningOperator:
             ``[..., K]`` in nats; −inf where q is 0.
 
         Raises:
-            As a call.
+            ValueError: as a call.
 
         >>> from sparsekd_jax import operators
         >>> operators.get("power").log(jnp.log(jnp.array([0.5, 0.5, 0.0])), 2.0).round(3).tolist()
@@ -237,7 +237,8 @@ class SofteningOperator:
             ``[..., K]``, probabilities.
 
         Raises:
-            As a call, but for rows that do not sum to 1, which logits need not; NaN and +inf are refused.
+            ValueError: as a call, but for rows that do not sum to 1, which logits need not; NaN and +inf are
+                refused.
 
         >>> from sparsekd_jax import operators
         >>> operators.get("power").from_logits(jnp.array([2.0, 0.0]), 2.0).round(3).tolist()

@@ -14,9 +14,10 @@ def verdict_table(operators: Sequence[Operator], **options: Any) -> dict[str, An
         **options: passed to `axioms.check`, such as ``laws`` or ``num_classes``.
 
     Returns:
-        ``"laws"``: ``{"id", "title", "formula"}`` a column; ``"rows"``: ``{"operator", "ok", "summary",
-        "cells": {law id: letter}}`` an operator; ``"notes"``: ``{"operator", "law", "standing", "margin",
-        "witness"}`` for each law with a violation, on whatever domain. All empty without operators.
+        ``"laws"``: ``{"id", "title", "formula"}`` a column; ``"rows"``: an operator each,
+        ``{"operator", "ok", "summary", "cells": {law id: letter}}``; ``"notes"``:
+        ``{"operator", "law", "standing", "margin", "witness"}`` for each law with a violation, on whatever
+        domain. All empty without operators.
 
     >>> from sparsekd_jax import operators
     >>> table = verdict_table([operators.get("mixture")], laws=("A4",), num_classes=(2,))

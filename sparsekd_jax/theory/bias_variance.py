@@ -35,7 +35,7 @@ class Decomposition:
 
     The corrected terms: ``variance`` is m/(m − 1) times the plug-in one, ``bias_squared`` is what is left of
     the risk, so that ``risk = bias_squared + variance`` exactly. Under KL the terms are in nats and the part
-    of bias² is played by KL(p*‖q̄).
+    of bias² is played by KL(p⋆‖q̄).
 
     Attributes:
         loss: "brier" or "kl".
@@ -43,9 +43,9 @@ class Decomposition:
             that noise is not identified, so both bias fields are None.
         num_members: m.
         num_examples: n.
-        bias_squared: ``‖E q − p*‖²`` or ``KL(p*‖q̄)``; an estimate of it can be below 0.
+        bias_squared: ``‖E q − p⋆‖²`` or ``KL(p⋆‖q̄)``; an estimate of it can be below 0.
         variance: ``E‖q − E q‖²`` or ``E KL(q̄‖q)``.
-        risk: ``E‖q − p*‖²`` or ``E KL(p*‖q)``; against labels the Brier score or the negative log-likelihood.
+        risk: ``E‖q − p⋆‖²`` or ``E KL(p⋆‖q)``; against labels the Brier score or the negative log-likelihood.
         plug_in_variance: the variance of the m members about their own centre, biased low.
         variance_map: ``[n, K]``, corrected, by example and class; its sum over classes is the variance.
         bias_squared_map: ``[n, K]``, corrected, by example and class, or None.
@@ -150,14 +150,14 @@ def decompose(
 ) -> Decomposition:
     """Squared bias, variance and risk of students retrained on m resamples of the data.
 
-    ``brier``: ``E‖q − p*‖² = ‖E q − p*‖² + E‖q − E q‖²``; the corrected terms are unbiased.
-    ``kl``: ``E KL(p*‖q) = KL(p*‖q̄) + E KL(q̄‖q)``, ``q̄ ∝ exp(E log q)``; the factor m/(m − 1) mends most of
+    ``brier``: ``E‖q − p⋆‖² = ‖E q − p⋆‖² + E‖q − E q‖²``; the corrected terms are unbiased.
+    ``kl``: ``E KL(p⋆‖q) = KL(p⋆‖q̄) + E KL(q̄‖q)``, ``q̄ ∝ exp(E log q)``; the factor m/(m − 1) mends most of
     the bias of the plug-in variance, not all of it.
 
     Args:
         probs: ``[m, n, K]``, the probabilities of m ≥ 2 members on the same n examples; intervals need m ≥ 3.
-        truth: ``[n, K]``, the known distribution p* of each example; or
-        labels: ``[n]``, one class in [0, K) drawn from p* for each example, not used in training.
+        truth: ``[n, K]``, the known distribution p⋆ of each example; or
+        labels: ``[n]``, one class in [0, K) drawn from p⋆ for each example, not used in training.
         loss: "brier" or "kl" (nats).
         examples: "random": the n examples are a sample, and the intervals are for their population; "fixed":
             they are all there is, and the intervals are over members only. With labels "random" alone.
@@ -225,8 +225,8 @@ def compare(
     Args:
         sparse: ``[m, n, K]``, probabilities of the sparse students.
         dense: ``[m, n, K]``, member i trained on the same resample as sparse member i.
-        truth: ``[n, K]``, the known p*; or
-        labels: ``[n]``, one class in [0, K) drawn from p*; their noise cancels in the difference.
+        truth: ``[n, K]``, the known p⋆; or
+        labels: ``[n]``, one class in [0, K) drawn from p⋆; their noise cancels in the difference.
         loss: "brier" or "kl" (nats).
         examples: as for `decompose`.
         level: coverage of each interval in (0, 1).
@@ -341,7 +341,7 @@ def _reference(
     examples: Examples,
     level: float,
 ) -> tuple[np.ndarray, Literal["truth", "labels"]]:
-    """What the students are held against, ``[n, K]``: p*, or the labels as one-hot rows."""
+    """What the students are held against, ``[n, K]``: p⋆, or the labels as one-hot rows."""
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie in (0, 1), got {level}; 0.95 is usual")
     if examples not in ("random", "fixed"):

@@ -22,7 +22,7 @@ class ExactTerms:
     """The Brier terms of a linear student, with no sampling in them; ``risk = bias_squared + variance``.
 
     Attributes:
-        bias_squared: ``[n]``, ``‖S ȳ − p*‖²`` of each example.
+        bias_squared: ``[n]``, ``‖S ȳ − p⋆‖²`` of each example.
         variance: ``[n]``, ``tr Cov q = Σ_a S_ja² tr Σ_a``.
         covariance: ``[n, K, K]``, ``Cov q = S Σ Sᵀ`` within each example.
     """
@@ -33,7 +33,7 @@ class ExactTerms:
 
     @property
     def risk(self) -> Float[Array, " n"]:
-        """``[n]``, ``E‖q − p*‖²``."""
+        """``[n]``, ``E‖q − p⋆‖²``."""
         return self.bias_squared + self.variance
 
 
@@ -61,7 +61,7 @@ class LinearStudent:
         Args:
             mean: ``[N, K]``, the expectation of each training target (softened or not).
             covariance: ``[N, K, K]``, its covariance.
-            truth: ``[n, K]``, p* at the examples.
+            truth: ``[n, K]``, p⋆ at the examples.
 
         Returns:
             `ExactTerms`.

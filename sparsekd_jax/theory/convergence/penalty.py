@@ -67,12 +67,12 @@ class PenaltyPath:
         return jnp.where(self.kept, self.problem.gradient(self.weights(theta, lam)), 0)
 
     def minimiser(self, lam: ArrayLike, start: Float[Array, "d K"] | None = None) -> Fit:
-        """θ*(λ): all weights, the kept ones optimal; its ``distance_bound`` certifies it."""
+        """θ⋆(λ): all weights, the kept ones optimal; its ``distance_bound`` certifies it."""
         first = self.dense if start is None else start
         return self.problem.fit(self.kept, self.weights(first, lam), first)
 
     def minimisers(self, lambdas: Float[Array, " n"]) -> Fit:
-        """θ*(λ_1), …, θ*(λ_n), each started from the one before: a `Fit` of ``[n, d, K]`` and ``[n]``."""
+        """θ⋆(λ_1), …, θ⋆(λ_n), each started from the one before: a `Fit` of ``[n, d, K]`` and ``[n]``."""
 
         def next_one(start: Array, lam: Array) -> tuple[Array, Fit]:
             fit = self.minimiser(lam, start)
@@ -90,7 +90,7 @@ class PenaltyPath:
                 or the teacher.
 
         Returns:
-            A `TrackingBound` with ℓ the mean cross-entropy to the softened targets, its floor ℓ(θ*(1)).
+            A `TrackingBound` with ℓ the mean cross-entropy to the softened targets, its floor ℓ(θ⋆(1)).
         """
         mu, smoothness = float(self.problem.mu), float(self.problem.smoothness)
         return TrackingBound(
@@ -147,10 +147,10 @@ class TrackedPath:
     """What n stages of gradient descent did on a `PenaltyPath`, against the exact minimisers.
 
     Attributes:
-        errors: ‖θ_k − θ*(λ_k)‖ after k stages, ``[n+1]``; the last is the theorem's e_n.
+        errors: ‖θ_k − θ⋆(λ_k)‖ after k stages, ``[n+1]``; the last is the theorem's e_n.
         losses: mean cross-entropy of the student after k stages in nats, ``[n+1]``.
-        floor: ℓ(θ*(1)) in nats.
-        chords: ``n‖θ*(λ_k) − θ*(λ_{k−1})‖``, ``[n]``; the theorem holds with their maximum as P.
+        floor: ℓ(θ⋆(1)) in nats.
+        chords: ``n‖θ⋆(λ_k) − θ⋆(λ_{k−1})‖``, ``[n]``; the theorem holds with their maximum as P.
         uncertainty: certified bound on the error of any of the minimisers, hence of ``errors``.
     """
 

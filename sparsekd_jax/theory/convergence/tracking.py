@@ -59,7 +59,7 @@ class TrackingBound:
     """``ℓ(S_n) ≤ floor + G·e_n``, ``e_n = ρⁿe_0 + (P/n)·ρ(1 − ρⁿ)/(1 − ρ)``, ``ρ = (1 − ημ)^m``.
 
     A theorem for f_λ μ-strongly convex and L-smooth in θ for every λ in [0, 1], whose minimisers satisfy
-    ‖θ*(λ) − θ*(λ')‖ ≤ P|λ − λ'|; n stages at λ = 1/n, …, 1, each of m full gradient steps; ℓ G-Lipschitz.
+    ‖θ⋆(λ) − θ⋆(λ')‖ ≤ P|λ − λ'|; n stages at λ = 1/n, …, 1, each of m full gradient steps; ℓ G-Lipschitz.
     It says nothing of hard masks (P is infinite: a removed weight jumps by its own size whatever n), of Adam,
     or, without `stochastic_term`, of noisy gradients.
 
@@ -70,8 +70,8 @@ class TrackingBound:
         G: Lipschitz constant of ℓ, nats per unit of distance.
         m: gradient steps a stage, ≥ 1.
         eta: step size η, in (0, 2/(μ + L)].
-        e0: distance of the start to θ*(0).
-        floor: ℓ(θ*(1)) in nats, or ℓ(θ*(1)) − ℓ(teacher) for a bound on the excess; no n removes it, and it
+        e0: distance of the start to θ⋆(0).
+        floor: ℓ(θ⋆(1)) in nats, or ℓ(θ⋆(1)) − ℓ(teacher) for a bound on the excess; no n removes it, and it
             may be negative.
 
     Raises:
@@ -125,7 +125,7 @@ class TrackingBound:
         return float(max(1 - self.eta * self.mu, 0.0) ** self.m)
 
     def error(self, n: ArrayLike) -> Any:
-        """``e_n``, distance to θ*(1) after n stages: a float, or an array for an array of n."""
+        """``e_n``, distance to θ⋆(1) after n stages: a float, or an array for an array of n."""
         stages = np.asarray(n)
         _require(bool(np.all(stages >= 1)), f"n is {n}; a path has at least one stage")
         value = tracking_error(stages, mu=self.mu, eta=self.eta, m=self.m, P=self.P, e0=self.e0)
@@ -202,7 +202,7 @@ def path_speed(minimisers: ArrayLike, lambdas: ArrayLike | None = None) -> float
     """Fastest chord of a path of minimisers, ``max_k ‖θ_k − θ_{k−1}‖/(λ_k − λ_{k−1})``.
 
     Args:
-        minimisers: θ*(λ_0), …, θ*(λ_n), ``[n+1, ...]``; the norm is Euclidean over the rest.
+        minimisers: θ⋆(λ_0), …, θ⋆(λ_n), ``[n+1, ...]``; the norm is Euclidean over the rest.
         lambdas: increasing λ_k, ``[n+1]``; by default k/n.
 
     Returns:
