@@ -13,7 +13,12 @@ from sparsekd_jax import simplex
 from sparsekd_jax._numerics import at_least_float32, row_sum
 from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.operators import ConvergenceError, ConvexMixture, PowerTransform, TsallisSoftening
-from sparsekd_jax.operators.base import SofteningOperator, broadcast_temperature
+from sparsekd_jax.operators.base import (
+    SofteningOperator,
+    broadcast_temperature,
+    operator_name,
+    require_operator,
+)
 from sparsekd_jax.targets.revealed import Dense, Samples, Target, TopK, require_consistent, static_field
 
 _Counted = PowerTransform | ConvexMixture | TsallisSoftening
@@ -53,11 +58,15 @@ class Softened:
 
 
 def soften(
-    op: SofteningOperator, target: Target, temperature: ArrayLike, *, tail_error: ArrayLike | None = None
+    operator: SofteningOperator,
+    target: Target,
+    temperature: ArrayLike,
+    *,
+    tail_error: ArrayLike | None = None,
 ) -> Softened:
     """``F_T(p)`` of a teacher that is seen in part, with bounds over every p it could be.
 
-    `Dense`: exact, any operator; the bounds are the operator's accuracy.
+    `Dense`: exact, any operator; the bounds are the operator's accuracy on the row as it is given.
 
     `TopK`: m unseen tokens have the mass r together and at most p_k each, p_k the last *ranked* entry. Bounds
     are extremal at the flat tail (r/m each) and at the most concentrated one (⌊r/p_k⌋ tokens of p_k and the
@@ -69,7 +78,7 @@ def soften(
     `Samples`: the mixture only, an affine map, so that the estimate stays unbiased.
 
     Args:
-        op: a `PowerTransform`, `ConvexMixture` or `TsallisSoftening`; for `Dense` any operator.
+        operator: a `PowerTransform`, `ConvexMixture` or `TsallisSoftening`; for `Dense` any operator.
         target: what was revealed.
         temperature: T, a scalar or one a row.
         tail_error: how far ``target.tail_mass`` may be from the truth beside its own rounding, a scalar or
@@ -78,8 +87,8 @@ def soften(
             much tighter bounds on a small tail in float32.
 
     Returns:
-        A `Softened` in float32 at least, rounded outward. The truth that it bounds is any distribution whose
-        entries round to those given. Goes under jit and vmap, the temperature traced.
+        A `Softened` in float32 at least, rounded outward. The truth that a top-k list bounds is any
+        distribution whose entries round to those given. Goes under jit and vmap, the temperature traced.
 
     Raises:
         TypeError: an operator without a certified bound, or a biased one for `Samples`.
@@ -94,32 +103,32 @@ def soften(
     >>> soft.lower.round(3).tolist(), soft.upper.round(3).tolist()
     ([0.205, 0.145], [0.32, 0.227])
     """
-    _require_supported(op, target)
+    _require_supported(operator, target)
     if isinstance(target, Dense):
-        return _dense(op, target, temperature)
+        return _dense(operator, target, temperature)
     require_consistent(target)
     values = target.weights if isinstance(target, Samples) else target.log_probs
     dtype = at_least_float32(values.dtype)
-    t = broadcast_temperature(op, temperature, target.batch_shape, dtype)[..., 0]
-    bounded = jnp.ones(t.shape, bool) if type(op) is PowerTransform else t >= 1
+    t = broadcast_temperature(operator, temperature, target.batch_shape, dtype)[..., 0]
+    bounded = jnp.ones(t.shape, bool) if type(operator) is PowerTransform else t >= 1
     if not is_traced(t):
         refuse(
             ~bounded,
             "temperature",
             lambda i: (
-                f"is {float(t[i]):g}; of a target seen in part {op.name} is known for T ≥ 1 only, power for "
-                "any T"
+                f"is {float(t[i]):g}; of a target seen in part {operator.name} is known for T ≥ 1 only, "
+                "power for any T"
             ),
         )
     if isinstance(target, Samples):
-        softened, converged = _samples(op, target, t), bounded
+        softened, converged = _samples(operator, target, t), bounded
     else:
         error = None if tail_error is None else jnp.broadcast_to(jnp.asarray(tail_error, dtype), t.shape)
-        softened, converged = _top_k(op, target, t, error)
+        softened, converged = _top_k(operator, target, t, error)
     checkify.debug_check((bounded & converged).all(), "soften: T < 1, or a root that was not found")
     if not is_traced(converged) and not bool(converged.all()):
         row = [int(i) for i in np.argwhere(~np.asarray(converged))[0]]
-        raise ConvergenceError(f"{op.name}: no root found in row {row}; there are no bounds without it")
+        raise ConvergenceError(f"{operator.name}: no root found in row {row}; there are no bounds without it")
     return _nan_unless(bounded & converged, softened)
 
 
@@ -134,21 +143,25 @@ def _nan_unless(good: Array, softened: Softened) -> Softened:
     return jax.tree.map(marked, softened)
 
 
-def _require_supported(op: Any, target: Target) -> None:
+def _require_supported(operator: Any, target: Target) -> None:
     if not isinstance(target, Dense | TopK | Samples):
         raise TypeError(f"target is a {type(target).__name__}; soften takes Dense, TopK or Samples")
-    if not isinstance(op, SofteningOperator):
-        raise TypeError(f"op is a {type(op).__name__}, of whose bounds nothing is known; use operators.get")
-    if isinstance(target, Samples) and type(op) is not ConvexMixture:
+    require_operator(operator)
+    if not isinstance(operator, SofteningOperator):
         raise TypeError(
-            f"{op.name} of sampled tokens is biased at every number of draws, only the mixture is not "
+            f"operator is the function {operator_name(operator)}, of whose bounds nothing is known; use "
+            "operators.get"
+        )
+    if isinstance(target, Samples) and type(operator) is not ConvexMixture:
+        raise TypeError(
+            f"{operator.name} of sampled tokens is biased at every number of draws, only the mixture is not "
             "(theory.md section 6): soften by ConvexMixture, take a plug-in or jackknife estimate from "
             "targets.text_only and know its bias, or soften the logits before sampling"
         )
-    if isinstance(target, TopK) and type(op) not in get_args(_Counted):
+    if isinstance(target, TopK) and type(operator) not in get_args(_Counted):
         raise TypeError(
-            f"{op.name} has no certified bound from a top-k list: it depends on the unseen tokens in a way "
-            "that no extremal tail bounds (theory.md section 6); use power, mixture or tsallis, or a "
+            f"{operator.name} has no certified bound from a top-k list: it depends on the unseen tokens in a "
+            "way that no extremal tail bounds (theory.md section 6); use power, mixture or tsallis, or a "
             "Dense target"
         )
 
@@ -162,17 +175,21 @@ def _samples(op: ConvexMixture, target: Samples, t: Array) -> Softened:
     eps = float(jnp.finfo(target.weights.dtype).eps)
     q = kept * target.weights.astype(t.dtype) + uniform
     # A weight says nothing certain of its p, which may be anything in [0, 1]; the affine map does.
-    lower = jnp.broadcast_to(uniform * (1 - 4 * eps), q.shape)
-    upper = jnp.minimum((kept + uniform) * (1 + 4 * eps), 1)
-    tail = uniform[..., 0] * unseen.astype(t.dtype)
+    moved = 2 * float(jnp.finfo(t.dtype).eps) / target.vocab_size  # of 1 − 1/T, as T is rounded
+    lower = jnp.broadcast_to(jnp.maximum(uniform * (1 - 4 * eps) - moved, 0), q.shape)
+    upper = jnp.minimum((kept + uniform) * (1 + 4 * eps) + moved, 1)
+    m = unseen.astype(t.dtype)
+    tail = uniform[..., 0] * m
     return Softened(
         ids=target.ids,
         log_probs=jnp.where(seen, simplex.safe_log(q), -jnp.inf),
         lower=jnp.where(seen, lower, 0),
         upper=jnp.where(seen, jnp.broadcast_to(upper, q.shape), 0),
         tail_mass=tail,
-        tail_lower=tail * (1 - 4 * eps),
-        tail_upper=jnp.where(unseen > 0, jnp.minimum((kept[..., 0] + tail) * (1 + 4 * eps), 1), 0),
+        tail_lower=jnp.maximum(tail * (1 - 4 * eps) - moved * m, 0),
+        tail_upper=jnp.where(
+            unseen > 0, jnp.minimum((kept[..., 0] + tail) * (1 + 4 * eps) + moved * m, 1), 0
+        ),
         num_unseen=unseen,
         vocab_size=target.vocab_size,
         ratios_known=False,
@@ -257,12 +274,15 @@ def _top_k(op: _Counted, target: TopK, t: Array, tail_error: Array | None) -> tu
         relative += promised[1] * (1 + _finite_size(log_q))
     else:
         relative += common
+    # T is rounded, and with it what the mixture gives to a token that has nothing of its own.
+    from_temperature = 2 * fine / target.vocab_size if type(op) is ConvexMixture else 0.0
     some = ~jnp.isneginf(log_q)
     tail = jnp.sum(q[..., k:], axis=-1)
     tail_margin = jnp.sum((q * relative)[..., k:], axis=-1)
     tail_margin += jnp.where(some[..., k:].any(axis=-1), absolute[..., 0], 0)
     observed = jnp.exp(log_q[..., :k])
-    margin = observed * relative[..., :k] + jnp.where(some[..., :k], absolute, 0)
+    tail_margin += (from_temperature * m)[None]
+    margin = observed * relative[..., :k] + jnp.where(some[..., :k], absolute + from_temperature, 0)
     lower, upper = jnp.min((observed - margin)[1:], axis=0), jnp.max((observed + margin)[1:], axis=0)
     tail_lower = jnp.min((tail - tail_margin)[1:], axis=0)
     tail_upper = jnp.max((tail + tail_margin)[1:], axis=0)

@@ -115,6 +115,25 @@ def test_float32_rounds_outward(name):
             np.testing.assert_allclose(soft.upper[i], observed.max(0), rtol=5e-4)
 
 
+def test_next_to_one_the_rounding_of_t_is_allowed_for():
+    """Float32 holds T − 1 to 2⁻²⁴/(T − 1) of itself, all that the mixture gives to a rare token."""
+    p = np.full(12, 1e-7)
+    p[0] = 1 - p[1:].sum()
+    seen = TopK.observed(np.array([0, 1]), np.log(p[:2]).astype(np.float32), 12)
+    drawn = Samples.from_counts(np.array([5, 0] + [0] * 10))
+    for t in (1.00001, 1.0001, 1.001, 1.1):
+        q = p / t + (1 - 1 / t) / 12
+        soft = soften(operators.get("mixture"), seen, t)
+        for truth, low, high in (
+            *zip(q[:2], soft.lower.tolist(), soft.upper.tolist(), strict=True),
+            (q[2:].sum(), float(soft.tail_lower), float(soft.tail_upper)),
+        ):
+            assert low <= truth <= high
+        assert float(soft.upper[1] - soft.lower[1]) < 1e-7 + 1e-4 * q[1]
+        floor = (1 - 1 / t) / 12
+        assert (soften(operators.get("mixture"), drawn, t).lower <= floor).all()
+
+
 def test_a_multiple_of_the_cap_in_float32():
     """r = p_k exactly, where float32 has r = .20000003: the rest token must not become real (S = 1.028)."""
     head = np.array([0.6, 0.2], np.float32)
@@ -324,7 +343,7 @@ def test_the_entropy_projection_escapes_both_extremes_and_is_refused():
     for name in ("entropy-projection", "euclidean-entropy-projection", "label-smoothing"):
         with pytest.raises(TypeError, match="no certified bound"):
             certified(operators.parse(name), seen, 2.0)
-    with pytest.raises(TypeError, match="op is a function"):
+    with pytest.raises(TypeError, match="operator is the function <lambda>"):
         soften(lambda p, t: p, seen, 2.0)
 
 
