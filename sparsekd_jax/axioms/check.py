@@ -206,7 +206,7 @@ class _Run:
             return LawResult(law, "not applicable", None, 0)
         if claim is not None and not law.limit and claim.temperatures.intersect(self.asked) is None:
             claim = None  # claimed, but not at these temperatures
-        tally = _Tally(law, SINGLE_PRECISION_TOLERANCE if self.evaluator.single_precision else 0.0)
+        tally = _Tally(law, where, SINGLE_PRECISION_TOLERANCE if self.evaluator.single_precision else 0.0)
         for seen in self._observations(where, law.limit):
             tally.add(seen.cases, law.margins(seen))
         if not tally.fails:
@@ -273,7 +273,7 @@ class _Run:
         self._find(case_makers.cases(small, where), broken, -(-self.budget.search // law.effort))
 
     def _shrunk(self, law: Law, where: TemperatureRange, witness: Witness, interior: bool) -> Witness:
-        tally = _Tally(law, SINGLE_PRECISION_TOLERANCE if self.evaluator.single_precision else 0.0)
+        tally = _Tally(law, where, SINGLE_PRECISION_TOLERANCE if self.evaluator.single_precision else 0.0)
 
         def broken(case: Cases) -> bool:
             inside = where.inside(case.low).all() and where.inside(case.high).all()
@@ -286,14 +286,14 @@ class _Run:
         if found is None:
             return witness
         margins = self._margins(law, where, found)
-        return Witness.of(law, found, margins.left[0], margins.right[0], margins.margin[0])
+        return Witness.of(law, found, margins.left[0], margins.right[0], margins.margin[0], where)
 
 
 class _Tally:
     """What has been seen of one law: how many cases it speaks of, the worst margins, and where."""
 
-    def __init__(self, law: Law, forgiven: float) -> None:
-        self.law = law
+    def __init__(self, law: Law, where: TemperatureRange, forgiven: float) -> None:
+        self.law, self.where = law, where
         self.tolerance = max(law.tolerance, forgiven)
         self.count = 0
         self.undecided = 0
@@ -330,6 +330,7 @@ class _Tally:
                     margins.left[i],
                     margins.right[i],
                     margins.margin[i],
+                    self.where,
                 )
 
     @staticmethod

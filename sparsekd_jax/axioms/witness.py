@@ -31,10 +31,14 @@ class Witness:
     left: float
     right: float
     margin: float
+    lowest: float = 0.0  # the temperatures that the law was judged at: some choose their T among them
+    highest: float = math.inf
 
     @classmethod
-    def of(cls, law: Law, case: Cases, left: float, right: float, margin: float) -> "Witness":
-        """From a batch of one."""
+    def of(
+        cls, law: Law, case: Cases, left: float, right: float, margin: float, where: TemperatureRange
+    ) -> "Witness":
+        """From a batch of one, judged at temperatures in a range."""
         return cls(
             law.id,
             tuple(case.p[0].tolist()),
@@ -46,6 +50,8 @@ class Witness:
             float(left),
             float(right),
             float(margin),
+            where.low,
+            where.high,
         )
 
     @property
@@ -62,8 +68,8 @@ class Witness:
 
     def replay(self, operator: Any) -> float:
         """The margin of this case now, negative beyond the law's tolerance while the law is still broken."""
-        anything = TemperatureRange()
-        margins = LAWS[self.law].margins(Observation(Evaluator(operator), self.case, anything))
+        where = TemperatureRange(self.lowest, self.highest)
+        margins = LAWS[self.law].margins(Observation(Evaluator(operator), self.case, where))
         return float(margins.margin[0])
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,10 +80,10 @@ class Witness:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Witness":
         """The inverse of `to_dict`."""
-        fields = {f.name: data[f.name] for f in dataclasses.fields(cls)}
+        fields = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
         for name in ("p", "r", "permutation"):
             fields[name] = tuple(fields[name])
-        for name in ("left", "right", "margin"):
+        for name in {"left", "right", "margin", "lowest", "highest"} & fields.keys():
             fields[name] = float(fields[name])
         return cls(**fields)
 

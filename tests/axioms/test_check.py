@@ -161,6 +161,22 @@ def test_report_forms():
         report["A1"]
 
 
+def test_a_witness_is_replayed_at_the_temperatures_it_was_judged_at():
+    """A law that steps onto a face does so at T ≤ 3 where it may, and this one jumps above 5 alone."""
+
+    def leaps(p, t):
+        q = p ** (1 / t)
+        q = jnp.where(t > 5, jnp.where((p == 0).any(), jnp.maximum(q, 0.5 * q.max()), q), q)
+        return q / q.sum()
+
+    result = check(leaps, laws="A2", num_classes=(3,), temperature_range=(10.0, 100.0), budget=QUICK)["A2"]
+    assert result.witness.replay(leaps) == pytest.approx(result.witness.margin)
+    assert result.witness.margin < -0.1
+    again = Witness.from_dict(json.loads(json.dumps(result.witness.to_dict())))
+    assert again == result.witness
+    assert (again.lowest, again.highest) == (10.0, 100.0)
+
+
 def test_a_retypable_witness_is_exact():
     witness = check(TWINS["A4"], laws=("A4",), num_classes=(2,), budget=QUICK)["A4"].witness
     text = str(witness)
