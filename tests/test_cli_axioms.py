@@ -1,6 +1,7 @@
 """``sparsekd axioms``: exit statuses, witnesses, files, and errors that say what to do."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -86,6 +87,23 @@ def test_a_name_in_brackets_is_printed(module):
     assert one.output.count("mixture[cosine]") == 2, one.output
     assert "[plain]" in one.output
     assert "mixture[cosine]" in run("mymodule:scheduled", "power", *options).output
+
+
+def test_a_function_that_raises_is_no_failed_claim(module):
+    """Status 1 says that a claim fails; what raises is a usage error, and its line is named."""
+    (module / "crashes.py").write_text("def boom(p, T):\n    raise RuntimeError('too hot')\n")
+    (module / "typo.py").write_text("def f(p, T) return p\n")
+    (module / "dies.py").write_text("1 / 0\n")
+    for name, words in (
+        ("crashes:boom", ("boom raised RuntimeError: too hot", "crashes.py:2: raise RuntimeError")),
+        ("typo:f", ("'typo' cannot be imported", "SyntaxError", "line 1")),
+        ("dies:f", ("'dies' cannot be imported", "ZeroDivisionError", "dies.py:1")),
+    ):
+        result = run(name, "--laws", "A1", "--classes", "2")
+        assert result.exit_code == 2, result.output
+        plain = " ".join(re.sub("[│╭╰─╮╯]", " ", result.output).split())
+        for word in words:
+            assert word in plain or word.replace(" ", "") in plain.replace(" ", ""), plain
 
 
 def test_laws_are_listed():

@@ -44,6 +44,7 @@ def axioms(
 
     from sparsekd_jax import axioms as checker
     from sparsekd_jax.operators import table_rows
+    from sparsekd_jax.operators.base import operator_name
 
     console = terminal()
     if laws == "list":
@@ -64,7 +65,7 @@ def axioms(
     reports = []
     with console.status("") as status:
         for label, operator, at in rows:
-            status.update(f"checking {label or getattr(operator, 'name', 'operator')} …")
+            status.update(f"checking {label or operator_name(operator)} …")
             given = {k: v for k, v in options.items() if v is not None}
             if at is not None:
                 given["temperature_range"] = at
@@ -73,6 +74,8 @@ def axioms(
                 report = checker.check(operator, name=label, laws=chosen, budget=budget, **given)
             except (TypeError, ValueError) as error:
                 refuse("NAMES", str(error))
+            except Exception as error:  # whatever a function of the user's raises
+                refuse("NAMES", f"{label or operator_name(operator)} {_raised(error)}")
             reports.append(report)
             if every:
                 console.print(report.summary(), highlight=False, soft_wrap=True)
@@ -121,9 +124,26 @@ def _operator_of(name: str) -> Any:
         refuse(
             "NAMES", f"module {module_name!r} has no {attribute!r}; give module:attribute of a function in it"
         )
+    except Exception as error:  # whatever a module of the user's does when it is imported
+        refuse("NAMES", f"{module_name!r} cannot be imported: it {_raised(error)}")
     if not callable(operator):
         refuse("NAMES", f"{name} is {type(operator).__name__}; it must be a function (p, temperature) -> q")
     return operator
+
+
+def _raised(error: Exception) -> str:
+    """What an exception says, and the last line of the user's own code that it passed."""
+    if isinstance(error, SyntaxError):
+        return f"raised SyntaxError: {error}"
+    import traceback
+
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename and str(Path(__file__).parents[1]) not in frame.filename
+    ]
+    where = f" at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
+    return f"raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{where}"
 
 
 def _whole_numbers(text: str | None, option: str) -> tuple[int, ...] | None:
