@@ -117,6 +117,9 @@ def claim(
     return {law: Claim(domain, temperatures) for law in laws.split()}
 
 
+_HOTTEST = {"float32": 2.0**100, "float64": 2.0**1000}
+"""T that is called by, and down to 1/T: beyond, T or log p/T leaves the dtype."""
+
 BLOCK = 2**17
 """Elements of a block of rows: 512 KiB in float32, which a core's cache holds beside what is made of it."""
 
@@ -135,7 +138,8 @@ class SofteningOperator:
 
     Domain. A row is read as the distribution it represents, ``p / Σp``, which differs from p by rounding
     only: eager calls refuse anything further from a distribution than ``simplex.SUM_TOLERANCE``, negative
-    or NaN entries, K < 2 and temperatures outside ``op.claims.temperatures``. Inside a transformation values
+    or NaN entries, K < 2 and temperatures outside ``op.claims.temperatures`` or beyond 2^±100 in float32
+    (2^±1000 in float64). Inside a transformation values
     cannot be looked at, so nothing is checked there but shapes and dtypes.
 
     Accuracy, against the exact result for the floating-point input, as ``|Δ log q| ≤ tol·max(1, |log q|)``:
@@ -283,6 +287,9 @@ class SofteningOperator:
             ),
         )
 
+    def _require_temperature(self, temperature: np.ndarray) -> None:
+        """What an operator asks of temperatures inside its range; most ask nothing."""
+
     def replace(self, **changes: Any) -> Self:
         """A copy with other hyper-parameters (they are pytree leaves)."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
@@ -371,22 +378,23 @@ def broadcast_temperature(
         )
     if not is_traced(temperature, op):
         values = np.asarray(temperature, np.float64)
-        allowed = op.claims.temperatures
-        bad = ~(allowed.inside(values) & np.isfinite(values))
+        allowed, most = op.claims.temperatures, _HOTTEST[jnp.dtype(dtype).name]
+        bad = ~(allowed.inside(values) & (1 / most <= values) & (values <= most))
         if bad.any():
             where = f" (index {tuple(int(i) for i in np.argwhere(bad)[0])})" if bad.ndim else ""
             raise ValueError(
                 f"temperature{where} is {values[bad][0]:g}; {op.name} takes T in {allowed}"
                 + (", T = 1 changes nothing." if 1.0 in allowed else ".")
-                + _limit_remedy(allowed, values[bad][0])
+                + _limit_remedy(allowed, values[bad][0], most)
             )
+        op._require_temperature(values)
     return jnp.broadcast_to(jnp.asarray(temperature).astype(dtype), batch)[..., None]
 
 
-def _limit_remedy(allowed: TemperatureRange, temperature: float) -> str:
-    if temperature == 0 and allowed.low == 0:
-        return " For the limit T → 0 take operators.get('argmax')."
-    return " For T → ∞ use its limit." if np.isposinf(temperature) else ""
+def _limit_remedy(allowed: TemperatureRange, temperature: float, most: float) -> str:
+    if 0 <= temperature < 1 / most and allowed.low == 0:
+        return f" Below {1 / most:.2g} take operators.get('argmax'), the limit T → 0."
+    return f" Above {most:.2g} use the limit T → ∞." if temperature > most else ""
 
 
 def _compute(

@@ -8,9 +8,11 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax import simplex
+from sparsekd_jax._refusals import is_traced
 from sparsekd_jax.operators._rows import log_normalizer
 from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 from sparsekd_jax.operators.power import PowerTransform
@@ -92,6 +94,13 @@ class PriorDirected(SofteningOperator):
     prior: Float[Array, " K"] | None = None
     family: ClassVar[str] = "prior-directed"
 
+    def __post_init__(self) -> None:
+        if self.prior is None or is_traced(self.prior):
+            return
+        simplex.require_probabilities(self.prior, "prior")
+        if not (np.asarray(self.prior) > 0).all():
+            raise ValueError("prior has a zero entry; every class of a prior has some mass")
+
     @property
     def claims(self) -> Claims:
         """A continuous semigroup through the identity that keeps the support; nothing else."""
@@ -103,7 +112,9 @@ class PriorDirected(SofteningOperator):
             # Steep enough to overrule p, and against the order that examples usually have.
             weights = 1.0 + 8.0 * jnp.arange(centred.shape[-1], dtype=centred.dtype)
         else:
-            weights = self.prior
+            weights = jnp.asarray(self.prior, centred.dtype)
+            if weights.shape != centred.shape[-1:]:
+                raise ValueError(f"prior has shape {weights.shape}; of {centred.shape[-1]} classes it is [K]")
         log_prior = jnp.log(weights).reshape((1,) * (centred.ndim - 1) + (-1,))
         off = jnp.isneginf(centred)
         mixed = jnp.where(off, 0, centred) / temperature + log_prior * ((temperature - 1) / temperature)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from sparsekd_jax import simplex
@@ -51,6 +52,23 @@ class ConvexMixture(SofteningOperator):
         default=reciprocal_schedule, metadata={"static": True}
     )
     family: ClassVar[str] = "mixture"
+
+    def __post_init__(self) -> None:
+        if not callable(self.schedule):
+            raise ValueError(
+                f"schedule of operator 'mixture' is {self.schedule!r}; it is a function T -> weight"
+            )
+
+    def _require_temperature(self, temperature: np.ndarray) -> None:
+        if self._default:
+            return
+        mixed = np.asarray(self.schedule(jnp.asarray(temperature)))
+        bad = ~((mixed >= 0) & (mixed <= 1))
+        if bad.any():
+            raise ValueError(
+                f"schedule gives the weight {mixed[bad][0]:g} at T = {temperature[bad][0]:g}; the weight of "
+                "the uniform distribution is in [0, 1]: return 0 at T = 1 and rise towards 1"
+            )
 
     @property
     def _default(self) -> bool:
@@ -97,7 +115,7 @@ class ConvexMixture(SofteningOperator):
             return warm(), None
 
         def with_cold() -> Array:
-            return jnp.where(temperature >= 1, warm(), simplex.project(p / temperature))
+            return jnp.where(temperature >= 1, warm(), _cold(p, temperature))
 
         # The projection sorts; a batch that is warm throughout does not pay for it.
         return jax.lax.cond((temperature >= 1).all(), warm, with_cold), None
@@ -125,7 +143,12 @@ class ConvexMixture(SofteningOperator):
             limit = math.log(jnp.finfo(p.dtype).max) - 10
             raised = mixed * (jnp.exp(jnp.minimum(-safe_log_p, limit)) / num_classes - 1)
             at_one = jnp.where(off, log_p, safe_log_p + jnp.log1p(jnp.where(temperature == 1, raised, 0)))
-            cold = simplex.safe_log(simplex.project(p / temperature))
+            cold = simplex.safe_log(_cold(p, temperature))
             return jnp.where(temperature == 1, at_one, jnp.where(temperature > 1, warm, cold))
 
         return jax.lax.cond((temperature > 1).all(), lambda: warm, with_cold), None
+
+
+def _cold(p: Array, temperature: Array) -> Array:
+    """``proj_Δ(p/T)``, which a shift of the row does not move: of the largest class 0/T keeps every digit."""
+    return simplex.project((p - jax.lax.stop_gradient(jnp.max(p, axis=-1, keepdims=True))) / temperature)

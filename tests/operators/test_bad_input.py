@@ -37,7 +37,7 @@ def test_bad_distributions(p, error, words):
         (0.0, r"temperature is 0; power takes T in \(0, ∞\)"),
         (-1.0, "temperature is -1"),
         (np.nan, "temperature is nan"),
-        (np.inf, "temperature is inf.*use its limit"),
+        (np.inf, "temperature is inf.*use the limit"),
         (np.array([1.0, 0.0]), r"temperature \(index \(1,\)\) is 0"),
         (np.ones(3), r"temperature has shape \(3,\), which does not broadcast to the batch shape \(2,\)"),
         (np.ones((2, 2)), "does not broadcast"),
@@ -93,6 +93,39 @@ def test_bad_names_and_parameters(arguments, words):
 def test_bad_texts(text):
     with pytest.raises(ValueError, match=r"write|unknown"):
         operators.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: operators.get("tsallis", alpha="1.5"), r"alpha .* is '1\.5'; it is a finite number > 0"),
+        (lambda: operators.ConvexMixture(schedule=0.5), "schedule .* is a function T -> weight"),
+        (
+            lambda: operators.ConvexMixture(lambda t: 1 - t)(GOOD, 2.0),
+            "schedule gives the weight -1 at T = 2",
+        ),
+        (lambda: operators.lawless.PriorDirected(np.array([0.1, -0.2, 1.1])), "prior"),
+        (lambda: operators.lawless.PriorDirected(np.array([0.1, 0.2, 5.0])), "prior"),
+        (lambda: operators.lawless.PriorDirected(np.full(3, 1 / 3))(GOOD, 2.0), r"prior has shape \(3,\)"),
+    ],
+)
+def test_what_a_family_is_made_of_is_checked(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("name", ["power", "mixture", "tsallis(0.5)", "tsallis(1.5)"])
+def test_temperatures_that_the_dtype_cannot_carry_are_refused(name):
+    """Float32 flushes 1e-38 to zero and powers of 1e38 overflow; up to there the limits are reached."""
+    op = operators.parse(name)
+    for t, words in (
+        (1e-38, r"Below 7\.9e-31 take .*argmax"),
+        (1e38, r"Above 1\.3e\+30 use the limit"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            op(GOOD, t)
+    np.testing.assert_allclose(op(GOOD, 1e-30), operators.get("argmax")(GOOD, 1.0), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(op(GOOD, 1e30), 1 / GOOD.shape[-1], rtol=0, atol=1e-5)
 
 
 def test_hyper_parameters_are_checked_where_they_are_used():
