@@ -15,6 +15,7 @@ def on_rows(
     operator: Operator, rows: Float[Array, "*batch K"], temperature: ArrayLike
 ) -> Float[Array, "*batch K"]:
     """F_T of rows, T a scalar or one a row; a plain function gets one row and its T, as from the checker."""
+    require_operator(operator)
     if isinstance(operator, SofteningOperator):
         return operator(rows, temperature)
     if jnp.ndim(temperature) == 0:

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparsekd_jax import distill, targets
 from sparsekd_jax.operators import PowerTransform, _softening
 from sparsekd_jax.operators._softening import on_rows, soften
+from sparsekd_jax.theory import privacy
 
 ROWS = np.random.default_rng(3).dirichlet(np.ones(4), 300)
 SOFTENED = np.sqrt(ROWS) / np.sqrt(ROWS).sum(-1, keepdims=True)  # power at T = 2
@@ -71,3 +73,18 @@ def test_an_operator_that_loses_a_class_is_refused():
             soften(loses, ROWS[:2], 2.0)
     with pytest.raises(TypeError):
         soften("power", ROWS[:2], 2.0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rows: targets.sample(jax.random.key(0), "power", jnp.log(rows), 2.0, 3),
+        lambda rows: targets.soften("power", targets.Dense(jnp.log(rows)), 2.0),
+        lambda rows: distill.student_divergence(jnp.log(rows), jnp.log(rows), "power", 2.0),
+        lambda rows: distill.soften_log_probs("power", jnp.log(rows), 2.0),
+        lambda rows: privacy.sample_labels(jax.random.key(0), "power", rows, 2.0, 3),
+    ],
+)
+def test_a_name_where_an_operator_belongs_is_refused_with_its_remedy(call):
+    with pytest.raises(TypeError, match=r"operator is the text 'power'; pass operators\.parse\('power'\)"):
+        call(jnp.asarray(ROWS[:2], jnp.float32))
