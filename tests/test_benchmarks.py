@@ -1,5 +1,6 @@
 """`sparsekd bench` runs and says what it measured; how fast anything is, no test asserts."""
 
+import datetime
 import json
 
 import jax
@@ -73,6 +74,7 @@ def test_one_part_goes_into_what_a_file_has_of_this_machine(tmp_path, monkeypatc
     assert run("startup").exit_code == run("cache").exit_code == run("startup").exit_code == 0
     assert json.loads(out.read_text()).keys() == {"machine", "startup", "cache"}
     assert markdown.read_text().index("cache of 2") < markdown.read_text().index("start-up of 1")
+    assert markdown.read_text().splitlines()[0].count(datetime.date.today().isoformat()) == 2  # each its own
     found = json.loads(out.read_text())
     out.write_text(json.dumps(found | {"machine": found["machine"] | {"cores": 999}}))
     refused = run("cache")

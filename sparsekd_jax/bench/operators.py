@@ -68,7 +68,7 @@ def measure(
     Args:
         shapes: (rows, classes) of each batch.
         temperature: T of most rows, from 1 up.
-        rounds: interleaved rounds after one to warm up; half as many for gradients, each beside its forward.
+        rounds: interleaved rounds after one to warm up; as many for gradients, each beside its forward.
         families: names as `operators.parse` reads them; by default `FAMILIES`, but of a batch beyond 2²⁴
             numbers not the Tsallis family at a general α, whose search takes seconds there.
         progress: called with what is about to run.
@@ -147,7 +147,7 @@ def _at(
     rows.append(_row(VALIDATION, "probabilities", None, None, None))
     calls += [copied.call(z), lambda: simplex.require_probabilities(p, "p")]
     times = interleave(calls, rounds, lambda i: progress(f"{shape}: round {i + 1} of {rounds}"))
-    sloped = interleave(slopes, (rounds + 1) // 2, lambda i: progress(f"{shape}: gradients, round {i + 1}"))
+    sloped = interleave(slopes, rounds, lambda i: progress(f"{shape}: gradients, round {i + 1}"))
     for k, (row, own) in enumerate(zip(rows, times, strict=True)):
         scale = others[k - len(functions)].scale if 0 <= k - len(functions) < len(others) else 1.0
         row["median_ms"] = round(1e3 * scale * statistics.median(own), 3)

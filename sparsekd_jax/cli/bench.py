@@ -91,15 +91,20 @@ def bench(
     with console.status("") as status:
         for name, (part, options) in parts.items():
             if what in (name, What.ALL):
+                began = machine.moment()
                 measured = part.measure(progress=status.update, **options)
-                result[name.value] = measured
+                result[name.value] = measured | began
                 console.print(part.table(measured))
                 # After every part: half an hour that is interrupted keeps what it has measured.
                 if json_path is not None:
                     json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
                 if markdown is not None:
-                    tables = [each.table(result[of]) for of, (each, _) in parts.items() if of in result]
-                    markdown.write_text(_as_markdown(machine.sentence(found), tables), encoding="utf-8")
+                    had = {of: result[of.value] for of in parts if of.value in result}
+                    tables = [parts[of][0].table(measured) for of, measured in had.items()]
+                    moments = machine.moments({of.value: measured for of, measured in had.items()})
+                    markdown.write_text(
+                        _as_markdown(machine.sentence(found), moments, tables), encoding="utf-8"
+                    )
     for label, path in (("Numbers", json_path), ("Tables", markdown)):
         if path is not None:
             console.print(f"{label}: {path}", soft_wrap=True)
@@ -120,14 +125,14 @@ def _kept(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
     other = [
         f"{key} {of.get(key)}, here {machine.get(key)}"
         for key in of | machine
-        if key != "load_average" and of.get(key) != machine.get(key)
+        if of.get(key) != machine.get(key)
     ]
     if other:
         refuse("--json", f"{path} is of another machine or version ({'; '.join(other)}); choose another file")
     return earlier
 
 
-def _as_markdown(machine: str, tables: list[Any]) -> str:
+def _as_markdown(machine: str, moments: str, tables: list[Any]) -> str:
     from io import StringIO
 
     plain = terminal(file=StringIO(), width=110, force_terminal=False, color_system=None)
@@ -135,4 +140,4 @@ def _as_markdown(machine: str, tables: list[Any]) -> str:
         plain.print(table)
     assert isinstance(plain.file, StringIO)
     text = "\n".join(line.rstrip() for line in plain.file.getvalue().splitlines())
-    return f"Made by `sparsekd bench` on {machine}.\n\n```text\n{text.strip()}\n```\n"
+    return f"Made by `sparsekd bench` on {machine}. {moments}\n\n```text\n{text.strip()}\n```\n"
