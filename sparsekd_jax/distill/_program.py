@@ -93,8 +93,12 @@ def _loss_of(graphdef: Any, objective: Objective, arrays: Batch, knobs: PyTree) 
         _, _, rest = split(model)
 
         def mean(values: Array) -> Array:
-            # One division for all labels of the batch, so that padding weighs nothing.
-            return weighted_sum(values, batch["weights"]).mean if "weights" in batch else jnp.mean(values)
+            if "weights" not in batch:
+                return jnp.mean(values)
+            # One division for all labels of the batch, so that padding weighs nothing; a batch of padding
+            # alone has numerator 0: its loss and its gradient are 0, not 0/0.
+            total = weighted_sum(values, batch["weights"])
+            return total.numerator / jnp.where(total.denominator == 0, 1, total.denominator)
 
         return mean(loss), (jax.tree.map(mean, parts), rest)
 

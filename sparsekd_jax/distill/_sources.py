@@ -19,7 +19,8 @@ class DataSet(Protocol):
     """What the loop asks of data in memory: ``[n, ...]`` inputs and ``[n]`` or ``[n, L]`` integer labels.
 
     Also read where they are there and not None: ``train_weights``, a weight ≥ 0 for every training label (0
-    for padding); ``validation_inputs`` and ``validation_labels``, for stages that may end early.
+    for padding; a batch of padding alone has loss and gradient 0); ``validation_inputs`` and
+    ``validation_labels``, for stages that may end early.
     """
 
     @property
