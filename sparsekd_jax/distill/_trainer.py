@@ -23,8 +23,8 @@ from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import (
     Batches,
     DataSet,
-    require_classes,
     require_data,
+    require_halves,
     source_of,
     validation_of,
 )
@@ -43,12 +43,12 @@ GRADIENT_BATCHES = 32
 
 
 class DivergedError(FloatingPointError):
-    """The loss or a parameter became NaN or infinite; the message says where.
+    """The loss or a parameter became NaN or infinite, or an evaluation gave NaN; the message says where.
 
     Attributes:
         stage: number of the stage, from 1.
         step: the first bad step of the run, from 1.
-        tensor: "loss", or the name of the first bad parameter.
+        tensor: "loss", "nll" or "validation_nll", or the name of the first bad parameter.
         params: the parameters at the last record before it, a pytree of arrays.
     """
 
@@ -69,6 +69,11 @@ def history_row(row: Row, means: dict[str, Array], metrics: Tally, validation: T
     if validation is not None:
         full |= {"validation_accuracy": validation.accuracy, "validation_nll": validation.mean_nll}
     return full
+
+
+def nan_metric(row: Row) -> str | None:
+    """The metric of a row that says that some logits were NaN, which accuracy would count as class 0."""
+    return next((name for name in ("nll", "validation_nll") if math.isnan(row.get(name, 0.0))), None)
 
 
 class Trainer:
@@ -103,7 +108,8 @@ class Trainer:
         self.graphdef, *held = _program.split(model)
         params, rest = self.place.everywhere(held)
         self.eval_graphdef = _program.split_for_evaluation(model)[0]
-        self.num_classes = self._require_fits(argument, data, params, rest)
+        shape_of = functools.partial(_program.logits_shape, argument, self.eval_graphdef, params, rest)
+        self.num_classes = require_halves(argument, data, self.source.steps(0, 1)[0], shape_of)
         self.carry = (params, rest, self.place.everywhere(self.optimizer.init(params)))
         self.seed, self.record_every, self.on_progress = seed, record_every, on_progress
         self.total_steps, self.step, self.sparsity = total_steps, 0, 0.0
@@ -115,20 +121,6 @@ class Trainer:
         self._good: PyTree = self.path[0]  # the parameters at the last record known to be finite
         self._store: CheckpointStore | None = None
         self._every, self._saved_at = math.inf, time.monotonic()
-
-    def _require_fits(self, argument: str, data: DataSet | Batches, params: PyTree, rest: PyTree) -> int:
-        """The number of classes of the model's logits, to which the labels must belong."""
-        first, _ = self.source.steps(0, 1)
-        train = first["labels"] if self.source.streamed else data.train_labels  # type: ignore[union-attr]
-        halves = {
-            "train": (first["inputs"], train, first.get("weights")),
-            "test": (self.test[0], data.test_labels, None),
-        }
-        shape: tuple[int, ...] = ()
-        for half, (inputs, labels, weights) in halves.items():
-            shape = _program.logits_shape(argument, self.eval_graphdef, params, rest, inputs)
-            require_classes(half, labels, shape, argument, weights)
-        return shape[-1]
 
     def pure_params(self) -> PyTree:
         return nnx.to_pure_dict(self.carry[0])
@@ -244,6 +236,10 @@ class Trainer:
         for name, good in named_leaves(finite).items():
             if not good:
                 self._diverged(name, self.history[-1]["stage"], self.step)
+        for row in self.history[-len(pending) :] if pending else []:
+            metric = nan_metric(row)
+            if metric is not None:
+                self._diverged(metric, row["stage"], row["step"])
         self._good = self.pure_params()
         if self._store is not None:
             text = "".join(json.dumps(row) + "\n" for row in self.history)

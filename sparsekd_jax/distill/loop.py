@@ -148,8 +148,8 @@ def run(
             cannot serve; resume without a directory.
         TypeError: an argument that is another kind of thing, such as labels that are no class ids; a partial
             teacher and an operator that has no bound on it.
-        DivergedError: a FloatingPointError; the loss or a parameter became NaN or infinite: the message says
-            which, in which stage, at which step.
+        DivergedError: a FloatingPointError; the loss or a parameter became NaN or infinite, or an evaluation
+            gave NaN: the message says which, in which stage, at which step.
         CheckpointError: the directory or the disk refuses, or a checkpoint is damaged or of another run.
 
     >>> import optax
@@ -241,7 +241,7 @@ def fit(
     Raises:
         ValueError: sizes, labels or classes that do not fit together.
         TypeError: as `run`.
-        DivergedError: the loss or a parameter became NaN or infinite.
+        DivergedError: as `run`.
         CheckpointError: as `run`.
 
     >>> import optax
@@ -289,7 +289,8 @@ def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array
 
     Raises:
         TypeError: no module, or labels that are no class ids.
-        ValueError: no example, or labels that do not fit the inputs and the model's logits.
+        ValueError: no example, inputs that hold NaN, or labels that do not fit the inputs and the model's
+            logits.
 
     >>> from flax import nnx
     >>> from sparsekd_jax import models

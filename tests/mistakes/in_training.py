@@ -37,6 +37,36 @@ DISTILL = [
         "from 0",
     ),
     (
+        "validation labels too",
+        lambda: fit(
+            arrays=toy(validation_inputs=toy().test_inputs, validation_labels=toy().test_labels + 1000)
+        ),
+        ValueError,
+        "validation_labels holds 1002",
+        "from 0",
+    ),
+    (
+        "half a validation half",
+        lambda: fit(arrays=toy(validation_inputs=toy().test_inputs)),
+        ValueError,
+        "validation_inputs and no validation_labels",
+        "give both, or neither",
+    ),
+    (
+        "NaN to be tested on",
+        lambda: fit(arrays=toy(test_inputs=np.where(np.arange(9)[:, None] == 4, np.nan, toy().test_inputs))),
+        ValueError,
+        "test_inputs, row 4: holds NaN",
+        "leave the row out",
+    ),
+    (
+        "NaN to be evaluated on",
+        lambda: distill.evaluate(mlp(), np.full((2, 8), np.nan, np.float32), np.zeros(2, np.int32)),
+        ValueError,
+        "test_inputs, row 0: holds NaN",
+        "fill it in",
+    ),
+    (
         "one-hot",
         lambda: fit(arrays=toy(train_labels=ONE_HOT)),
         ValueError,
