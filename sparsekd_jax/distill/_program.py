@@ -291,6 +291,11 @@ def logits_shape(
             f"{argument} maps inputs to {type(logits).__name__} of shape {shape}; it must return "
             "logits [B, K] or [B, L, K] alone"
         )
+    if shape[-1] < 2:
+        raise ValueError(
+            f"{argument} gives logits of shape {shape}, {shape[-1]} a label, and one class is always right: "
+            "return one logit a class, of two classes [0, z] for a logit z"
+        )
     return shape
 
 

@@ -21,7 +21,7 @@ class DataSet(Protocol):
 
     Also read where they are there and not None: ``train_weights``, a weight ≥ 0 for every training label (0
     for padding; a batch of padding alone has loss and gradient 0); ``validation_inputs`` and
-    ``validation_labels``, for stages that may end early.
+    ``validation_labels``, for stages that may end early; ``num_classes``, which is then the model's K.
     """
 
     @property
@@ -156,7 +156,7 @@ def require_examples(half: str, inputs: Any, labels: Any) -> None:
 def require_halves(
     who: str, data: DataSet | Batches, first: Batch, shape_of: Callable[[Any], tuple[int, ...]]
 ) -> int:
-    """Refuse labels of any half that do not fit the logits of a model.
+    """Refuse labels of any half, or a number of classes, that do not fit the logits of a model.
 
     Args:
         who: what the model is called.
@@ -168,6 +168,12 @@ def require_halves(
         The number of classes.
     """
     shape = shape_of(first["inputs"])
+    told = getattr(data, "num_classes", None)
+    if told is not None and told != shape[-1]:
+        raise ValueError(
+            f"data has num_classes = {told}, and {who} gives logits of {shape[-1]} classes; give its last "
+            f"layer {told} outputs, or correct num_classes"
+        )
     train = first["labels"] if isinstance(data, Batches) else data.train_labels
     require_classes("train", train, shape, who, first.get("weights"))
     for half in _halves(data):

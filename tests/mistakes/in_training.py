@@ -198,10 +198,24 @@ DISTILL = [
     ),
     (
         "other classes",
-        lambda: run(mlp(4)),
+        lambda: run(teacher=mlp(4)),
         ValueError,
-        "teacher has 3 classes and student 4",
+        "teacher has 4 classes and student 3",
+        "last layer 4 outputs",
+    ),
+    (
+        "other classes than the data",
+        lambda: fit(mlp(4)),
+        ValueError,
+        "num_classes = 3, and model gives logits of 4 classes",
         "last layer 3 outputs",
+    ),
+    (
+        "one logit",
+        lambda: fit(mlp(1), toy(train_labels=0 * toy().train_labels, test_labels=0 * toy().test_labels)),
+        ValueError,
+        r"logits of shape \(40, 1\)",
+        r"of two classes \[0, z\]",
     ),
     ("teacher a function", lambda: run(teacher=jnp.tanh), TypeError, "teacher is a ", r"pass an nnx\.Module"),
     (
