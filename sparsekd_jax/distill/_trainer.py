@@ -114,7 +114,7 @@ class Trainer:
         self.seed, self.record_every, self.on_progress = seed, record_every, on_progress
         self.total_steps, self.step, self.sparsity = total_steps, 0, 0.0
         self.stage_start = 0
-        self.path, self.rests = [self.pure_params()], [rest]
+        self.path, self.rests, self.masks = [self.pure_params()], [rest], [self.pure_masks()]
         self.history: list[Row] = []
         self.final: Tally | None = None
         self._pending: list[tuple[Row, dict[str, Array], Array | None, tuple[Tally, Tally | None]]] = []
@@ -124,6 +124,9 @@ class Trainer:
 
     def pure_params(self) -> PyTree:
         return nnx.to_pure_dict(self.carry[0])
+
+    def pure_masks(self) -> PyTree:
+        return nnx.to_pure_dict(sparsity.current_masks(self.carry[2]))
 
     @property
     def stages_done(self) -> int:
@@ -201,6 +204,7 @@ class Trainer:
         self._flush()
         self.path.append(self.pure_params())
         self.rests.append(self.carry[1])
+        self.masks.append(self.pure_masks())
         self.stage_start = self.step
         if last or self._due():
             self._save()
@@ -284,15 +288,17 @@ class Trainer:
         position = saved.position
         self.step, self.sparsity = position["step"], position["sparsity"]
         self.stage_start, self.history = position["stage_start"], position["history"]
-        stages = [(self.path[0], self.rests[0])] * position["stages_done"]
+        stages = [(self.path[0], self.rests[0], self.masks[0])] * position["stages_done"]
         template = (self.carry, stages, self._tally_template())
         leaves, structure = jax.tree.flatten(template)
         restored = [
             _as_key(self.place.like(a, like), like) for a, like in zip(saved.arrays, leaves, strict=True)
         ]
         self.carry, later, self.final = jax.tree.unflatten(structure, restored)
-        self.path += [params for params, _ in later]
-        self.rests += [rest for _, rest in later]
+        for params, rest, masks in later:
+            self.path.append(params)
+            self.rests.append(rest)
+            self.masks.append(masks)
         self._good = self.pure_params()
         log.info("resumed at step %d of %d from %s", self.step, self.total_steps, folder)
 
@@ -305,7 +311,7 @@ class Trainer:
             return
         log.info("saving step %d of %d", self.step, self.total_steps)
         self._flush()
-        stages = list(zip(self.path[1:], self.rests[1:], strict=True))
+        stages = list(zip(self.path[1:], self.rests[1:], self.masks[1:], strict=True))
         arrays = jax.tree.leaves((self.carry, stages, self.final))
         position = {
             "step": self.step,

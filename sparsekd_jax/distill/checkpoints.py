@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from sparsekd_jax import _durable
 
-FORMAT = 2
+FORMAT = 3
 _PREFIX = "step-"
 _WRITING = ".writing"
 

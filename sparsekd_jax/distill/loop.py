@@ -38,6 +38,8 @@ class Result:
             ``ended``, the reason.
         path: parameters S_0 (as given), S_1, …, S_n after each stage.
         rests: what was beside them at the same points: batch statistics, random streams.
+        masks: those of the same points, in the structure of the parameters: bool arrays, True where a weight
+            is kept, None where none can be dropped. Zeros that an optimizer makes itself are kept weights.
         final: the metrics of the student on the test half.
     """
 
@@ -45,6 +47,7 @@ class Result:
     history: list[Row]
     path: list[PyTree]
     rests: list[PyTree]
+    masks: list[PyTree]
     final: Tally
 
     def model(self, stage: int, *, pruned: bool = False) -> nnx.Module:
@@ -53,7 +56,7 @@ class Result:
         Args:
             stage: an index of ``path``.
             pruned: just after the prune of the stage instead, before its first step: the parameters that the
-                stage before left, zero where those of this stage are.
+                stage before left, under the masks of this stage.
 
         Returns:
             A new module.
@@ -73,7 +76,7 @@ class Result:
                 raise ValueError("stage 0 is the student as given; the first prune is that of stage 1")
         point = self.path[at]
         if pruned:
-            point = jax.tree.map(lambda a, b: jnp.where(b == 0, 0, a), point, self.path[stage])
+            point = sparsity.apply_masks(point, self.masks[stage])
         nnx.replace_by_pure_dict(params, point)
         model = nnx.merge(graphdef, params, self.rests[at], copy=True)
         model.eval()
@@ -309,7 +312,7 @@ def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array
 def _result(trainer: Trainer) -> Result:
     student = nnx.merge(trainer.graphdef, trainer.carry[0], trainer.carry[1])
     assert trainer.final is not None  # recorded at the start at the latest
-    return Result(student, trainer.history, trainer.path, trainer.rests, trainer.final)
+    return Result(student, trainer.history, trainer.path, trainer.rests, trainer.masks, trainer.final)
 
 
 # -- teachers -----------------------------------------------------------------------------------------------

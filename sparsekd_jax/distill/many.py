@@ -25,7 +25,7 @@ from sparsekd_jax.distill._trainer import DivergedError, Progress, Row, history_
 from sparsekd_jax.distill.loop import Result, require_same_classes, teacher_logits
 from sparsekd_jax.distill.plan import Plan
 from sparsekd_jax.operators.base import SofteningOperator
-from sparsekd_jax.sparsity import Select, is_kernel
+from sparsekd_jax.sparsity import Select, current_masks, is_kernel
 from sparsekd_jax.sparsity._arguments import require_optimizer, require_select, whole
 
 
@@ -114,7 +114,7 @@ def run_many(
     logits = jnp.stack(taught)
     program = _members(graphdef, wrapped, plans[0].divergence)
     judge = _judge(awake[0])
-    paths = [(nnx.to_pure_dict(params), rest)]
+    paths = [_point(carry)]
     records: list[tuple[dict[str, Any], dict[str, Array], Any]] = []
 
     def record(event: str, stage: int, step: int, sparsity: float, means: dict[str, Array]) -> None:
@@ -145,7 +145,7 @@ def run_many(
             record("train", number, step, stage.sparsity, means)
             if on_progress is not None:
                 on_progress(step, total)
-        paths.append((nnx.to_pure_dict(carry[0]), carry[1]))
+        paths.append(_point(carry))
     host = jax.device_get(records)
     return [_result(graphdef, carry, host, paths, member) for member in range(size)]
 
@@ -216,6 +216,12 @@ def _diverged(tensor: str, member: int, stage: int, step: int, total: int, param
     )
 
 
+def _point(carry: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    """What a result keeps of a stage: parameters, what is beside them, masks."""
+    params, rest, state = carry
+    return nnx.to_pure_dict(params), rest, nnx.to_pure_dict(current_masks(state))
+
+
 def _member(tree: PyTree, member: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[member], tree)
 
@@ -282,7 +288,7 @@ def _require_one_program(
 
 def _result(graphdef: Any, carry: PyTree, host: list[Any], paths: list[PyTree], member: int) -> Result:
     params, rest, _ = _member(carry, member)
-    path, rests = ([_member(stage[part], member) for stage in paths] for part in (0, 1))
+    path, rests, masks = ([_member(stage[part], member) for stage in paths] for part in range(3))
     history: list[Row] = []
     tally = None
     for row, means, tallies in host:
@@ -293,4 +299,4 @@ def _result(graphdef: Any, carry: PyTree, host: list[Any], paths: list[PyTree], 
             before = path[max(row["stage"] - 1, 0)]
             raise _diverged(metric, member, row["stage"], row["step"], host[-1][0]["step"], before)
     assert tally is not None  # there is a row for the start
-    return Result(nnx.merge(graphdef, params, rest), history, path, rests, tally)
+    return Result(nnx.merge(graphdef, params, rest), history, path, rests, masks, tally)

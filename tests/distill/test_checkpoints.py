@@ -76,7 +76,7 @@ def cut(folder, last):
 
 
 def leaves(result):
-    trees = (nnx.state(result.student), result.path, result.final)
+    trees = (nnx.state(result.student), result.path, result.masks, result.final)
     return [
         np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
         for x in jax.tree.leaves(trees)

@@ -110,6 +110,39 @@ def test_the_path_has_every_stage_and_zeros_that_stay(result):
     np.testing.assert_array_equal(flat(result.path[2]), flat(nnx.state(result.student, nnx.Param)))
 
 
+def shrink(amount):
+    """A proximal step of the L1 norm: makes zeros that no prune made."""
+
+    def update(updates, state, params):
+        def soft(step, weight):
+            there = weight + step
+            return jnp.sign(there) * jnp.maximum(jnp.abs(there) - amount, 0) - weight
+
+        return jax.tree.map(soft, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+SHRINKING = optax.chain(optax.sgd(0.01), shrink(0.05))
+
+
+def test_a_pruned_model_has_the_zeros_of_its_prune_alone(blobs):
+    found = distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, **{**SETTINGS, "optimizer": SHRINKING})
+    assert sparsity.zero_fraction(found.path[1]) > PLAN.stages[0].sparsity + 0.2  # so the test is not vacuous
+    for k, stage in enumerate(PLAN.stages, start=1):
+        cut = nnx.to_pure_dict(nnx.state(found.model(k, pruned=True), nnx.Param))
+        masks = jax.tree.leaves(found.masks[k])
+        assert {mask.dtype.name for mask in masks} == {"bool"}
+        kept = sum(int(mask.sum()) for mask in masks)
+        assert kept == round((1 - stage.sparsity) * 56)
+        np.testing.assert_array_equal(
+            flat(cut), flat(sparsity.apply_masks(found.path[k - 1], found.masks[k]))
+        )
+    cut = nnx.to_pure_dict(nnx.state(found.model(1, pruned=True), nnx.Param))
+    assert sparsity.zero_fraction(cut) == pytest.approx(PLAN.stages[0].sparsity, abs=1 / 56)
+    assert all(mask.all() for mask in jax.tree.leaves(found.masks[0]))
+
+
 def test_history_tells_steps_stages_and_events(result):
     rows = [(row["event"], row["stage"], row["step"]) for row in result.history]
     assert rows == [

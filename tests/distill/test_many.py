@@ -40,6 +40,8 @@ def test_each_member_is_the_run_it_stands_for():
         for got, wanted in zip(jax.tree.leaves(one.path), jax.tree.leaves(alone.path), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
             np.testing.assert_array_equal(np.asarray(got) == 0, np.asarray(wanted) == 0)
+        for got, wanted in zip(jax.tree.leaves(one.masks), jax.tree.leaves(alone.masks), strict=True):
+            np.testing.assert_array_equal(got, wanted)
         assert [row["step"] for row in one.history] == [row["step"] for row in alone.history]
         for got, wanted in zip(one.history, alone.history, strict=True):
             assert got.keys() == wanted.keys()
