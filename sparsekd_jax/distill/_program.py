@@ -210,6 +210,17 @@ def all_finite(params: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), params)
 
 
+@jax.jit
+def keep_good(
+    good: tuple[PyTree, Array], params: PyTree, first_bad: Array, losses: PyTree
+) -> tuple[PyTree, Array]:
+    """The parameters of the last record up to which all was finite, and whether that is this record."""
+    kept, sound = good
+    held = [*jax.tree.leaves(all_finite(params)), *(~jnp.isnan(loss) for loss in jax.tree.leaves(losses))]
+    sound = sound & (first_bad < 0) & jnp.stack(held).all()
+    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), params, kept), sound
+
+
 @functools.partial(jax.jit, static_argnames=("rate", "score", "pattern"))
 def prune(
     params: PyTree,

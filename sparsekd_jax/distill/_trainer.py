@@ -49,7 +49,7 @@ class DivergedError(FloatingPointError):
         stage: number of the stage, from 1.
         step: the first bad step of the run, from 1.
         tensor: "loss", "nll" or "validation_nll", or the name of the first bad parameter.
-        params: the parameters at the last record before it, a pytree of arrays.
+        params: the parameters at the last record up to which all was finite, a pytree of arrays.
     """
 
     def __init__(self, message: str, *, stage: int, step: int, tensor: str, params: PyTree) -> None:
@@ -118,7 +118,7 @@ class Trainer:
         self.history: list[Row] = []
         self.final: Tally | None = None
         self._pending: list[tuple[Row, dict[str, Array], Array | None, tuple[Tally, Tally | None]]] = []
-        self._good: PyTree = self.path[0]  # the parameters at the last record known to be finite
+        self._good: tuple[PyTree, Any] = self.path[0], jnp.asarray(True)
         self._store: CheckpointStore | None = None
         self._every, self._saved_at = math.inf, time.monotonic()
 
@@ -222,6 +222,10 @@ class Trainer:
         params, rest, _ = self.carry
         judge = functools.partial(_program.evaluate_all, self.eval_graphdef, params, rest)
         tallies = (judge(*self.test), None if self.validation is None else judge(*self.validation))
+        # Chosen on device: whether this record is good is only known on the host when it is flushed.
+        nlls = [own.nll for own in tallies if own is not None]
+        first = jnp.asarray(-1) if first_bad is None else first_bad
+        self._good = _program.keep_good(self._good, self.pure_params(), first, nlls)
         row = {"event": event, "stage": stage, "step": self.step, "sparsity": self.sparsity}
         self._pending.append((row, means or {}, first_bad, tallies))
 
@@ -244,7 +248,6 @@ class Trainer:
             metric = nan_metric(row)
             if metric is not None:
                 self._diverged(metric, row["stage"], row["step"])
-        self._good = self.pure_params()
         if self._store is not None:
             text = "".join(json.dumps(row) + "\n" for row in self.history)
             self._store.write_text("history.jsonl", text)
@@ -259,7 +262,7 @@ class Trainer:
             stage=stage,
             step=step,
             tensor=tensor,
-            params=jax.device_get(self._good),
+            params=jax.device_get(self._good[0]),
         )
 
     # -- checkpoints ---------------------------------------------------------------------------------
@@ -299,7 +302,7 @@ class Trainer:
             self.path.append(params)
             self.rests.append(rest)
             self.masks.append(masks)
-        self._good = self.pure_params()
+        self._good = self.pure_params(), jnp.asarray(True)
         log.info("resumed at step %d of %d from %s", self.step, self.total_steps, folder)
 
     def _due(self) -> bool:

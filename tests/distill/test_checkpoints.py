@@ -297,3 +297,20 @@ def test_divergence_names_its_step_and_keeps_the_last_good_state(student, tmp_pa
     assert (caught.value.stage, caught.value.step, caught.value.tensor) == (2, 14, "first.bias")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(caught.value.params))
     assert (tmp_path / "step-00000010").exists()
+    # Without checkpoints it is found at the end of the stage, and what is kept is the same.
+    with pytest.raises(distill.DivergedError, match="loss is not finite in stage 2, at step 15") as late:
+        run(student, None, optimizer=explosive)
+    for a, b in zip(*(jax.tree.leaves(found.value.params) for found in (late, caught)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_divergence_keeps_is_of_the_last_good_record(student):
+    """One stage, no checkpoint: not the parameters that the run began with."""
+    explosive = optax.chain(optax.scale_by_schedule(lambda step: jnp.where(step < 13, -0.01, jnp.nan)))
+    plan = distill.stages(sparsity=0.0, num_stages=1, total_steps=20)
+    with pytest.raises(distill.DivergedError) as caught:
+        run(student, None, plan, optimizer=explosive)
+    still = optax.chain(optax.scale_by_schedule(lambda step: jnp.where(step < 12, -0.01, 0.0)))
+    wanted = run(student, None, plan, optimizer=still).path[-1]
+    for a, b in zip(*map(jax.tree.leaves, (caught.value.params, wanted)), strict=True):
+        np.testing.assert_array_equal(a, b)
