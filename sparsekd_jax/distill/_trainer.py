@@ -28,7 +28,7 @@ from sparsekd_jax.distill._sources import (
     source_of,
     validation_of,
 )
-from sparsekd_jax.distill.checkpoints import CheckpointStore
+from sparsekd_jax.distill.checkpoints import CheckpointStore, agreed
 from sparsekd_jax.distill.metrics import Tally
 from sparsekd_jax.distill.plan import Plan, Stage
 from sparsekd_jax.sparsity._arguments import require_optimizer, require_select, whole
@@ -306,7 +306,7 @@ class Trainer:
         log.info("resumed at step %d of %d from %s", self.step, self.total_steps, folder)
 
     def _due(self) -> bool:
-        return time.monotonic() - self._saved_at >= self._every
+        return self._store is not None and agreed(time.monotonic() - self._saved_at >= self._every)
 
     def _save(self) -> None:
         """Write a checkpoint of this moment, if the run keeps any."""

@@ -139,6 +139,22 @@ def test_only_the_newest_are_kept(student, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000018", "step-00000020"]
 
 
+@pytest.mark.parametrize("name", ["run[1]", "st*r", "a?[x]"])
+def test_the_directory_may_be_a_pattern(name, student, finished, tmp_path):
+    run(student, tmp_path / name / "here")
+    cut(tmp_path / name / "here", 10)
+    assert_same(run(student, tmp_path / name / "here", resume=True), finished[0])
+
+
+def test_what_orbax_cannot_read_is_a_checkpoint_error(student, folder, monkeypatch):
+    def broken(path, shapes):
+        raise ValueError("NOT_FOUND: a chunk\nand more")
+
+    monkeypatch.setattr(checkpoints, "_read_arrays", broken)
+    with pytest.raises(distill.CheckpointError, match=r"step 20 .* cannot read it \(NOT_FOUND: a chunk\); "):
+        run(student, folder, resume=True)
+
+
 def test_resume_from_nothing_begins(student, finished, tmp_path):
     assert_same(run(student, tmp_path / "new", resume=True), finished[0])
 
