@@ -120,8 +120,9 @@ def run(
             compared by forward KL; both sides are softened by power alone.
         data: arrays of a training and a test half (`data.Arrays` or the like), or `Batches`.
         plan: from `stages`.
-        optimizer: any optax transformation; `sparsity.sparsify` is wrapped around it here. Runs that reuse
-            one object share one compilation.
+        optimizer: an optax transformation; `sparsity.sparsify` is wrapped around it here. Its update gets
+            ``value`` (the loss) and ``grad``, as `optax.contrib.reduce_on_plateau` asks, but no ``value_fn``.
+            Runs that reuse one object share one compilation.
         seed: of the order of the data; no default.
         tail: for a `TopK` or `Samples` teacher, what the loss does with unseen tokens, a name of
             `TAIL_POLICIES` but "sampled" (see `target_divergence`); no default.
@@ -147,8 +148,8 @@ def run(
         The student, its history, its path, its final metrics.
 
     Raises:
-        ValueError: sizes, labels or classes that do not fit together; a plan or a tail that a partial teacher
-            cannot serve; resume without a directory.
+        ValueError: sizes, labels or classes that do not fit together; an optimizer that cannot take a step on
+            the parameters; a plan or a tail that a partial teacher cannot serve; resume without a directory.
         TypeError: an argument that is another kind of thing, such as labels that are no class ids; a partial
             teacher and an operator that has no bound on it.
         DivergedError: a FloatingPointError; the loss or a parameter became NaN or infinite, or an evaluation
@@ -227,7 +228,7 @@ def fit(
         model: an NNX module from inputs to logits; untouched, a trained copy is returned.
         data: arrays of a training and a test half, or `Batches`.
         steps: optimizer steps, at least 1.
-        optimizer: any optax transformation.
+        optimizer: as `run`.
         seed: of the order of the data; no default.
         batch_size: examples a step.
         record_every: steps between rows of the history.
@@ -242,7 +243,7 @@ def fit(
         As `run`, the trained model under ``student``.
 
     Raises:
-        ValueError: sizes, labels or classes that do not fit together.
+        ValueError: as `run`.
         TypeError: as `run`.
         DivergedError: as `run`.
         CheckpointError: as `run`.

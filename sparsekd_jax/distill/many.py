@@ -59,7 +59,7 @@ def run_many(
         teachers: M modules or arrays of training logits ``[n, K]``.
         data: arrays of a training and a test half.
         plans: one for all, or M of them.
-        optimizer: any optax transformation.
+        optimizer: as `run`.
         seeds: M seeds of the order of the data.
         rows: by member, the training examples it learns from, counted from 0, with repeats if it drew them
             with replacement; all of them by default.
@@ -103,6 +103,7 @@ def run_many(
     test = jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)
     wrapped = _program.sparsified(optimizer, where)
     graphdef = _program.split(students[0])[0]
+    _program.require_steps(optimizer, _program.split(students[0])[1])
     params, rest = _stack([_program.split(student)[1:] for student in students])
     carry = (params, rest, jax.vmap(wrapped.init)(params))
     awake = _program.split_for_evaluation(students[0])
