@@ -1,6 +1,7 @@
 """What is compiled: pure functions of a model's graph, its parameters and arrays of examples."""
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -93,8 +94,12 @@ def _loss_of(graphdef: Any, objective: Objective, arrays: Batch, knobs: PyTree) 
         _, _, rest = split(model)
 
         def mean(values: Array) -> Array:
-            # One division for all labels of the batch, so that padding weighs nothing.
-            return weighted_sum(values, batch["weights"]).mean if "weights" in batch else jnp.mean(values)
+            if "weights" not in batch:
+                return jnp.mean(values)
+            # One division for all labels of the batch, so that padding weighs nothing; a batch of padding
+            # alone has numerator 0: its loss and its gradient are 0, not 0/0.
+            total = weighted_sum(values, batch["weights"])
+            return total.numerator / jnp.where(total.denominator == 0, 1, total.denominator)
 
         return mean(loss), (jax.tree.map(mean, parts), rest)
 
@@ -141,7 +146,7 @@ def scan_steps(
         rows, rate = at
         params, rest, state = carry
         (loss, (parts, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params, rest, rows)
-        updates, state = optimizer.update(gradients, state, params, rate=rate)
+        updates, state = optimizer.update(gradients, state, params, rate=rate, value=loss)
         return (optax.apply_updates(params, updates), rest, state), {"loss": loss, **parts}
 
     carry, record = jax.lax.scan(step, carry, (index, rates))
@@ -206,6 +211,17 @@ def all_finite(params: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), params)
 
 
+@jax.jit
+def keep_good(
+    good: tuple[PyTree, Array], params: PyTree, first_bad: Array, losses: PyTree
+) -> tuple[PyTree, Array]:
+    """The parameters of the last record up to which all was finite, and whether that is this record."""
+    kept, sound = good
+    held = [*jax.tree.leaves(all_finite(params)), *(~jnp.isnan(loss) for loss in jax.tree.leaves(losses))]
+    sound = sound & (first_bad < 0) & jnp.stack(held).all()
+    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), params, kept), sound
+
+
 @functools.partial(jax.jit, static_argnames=("rate", "score", "pattern"))
 def prune(
     params: PyTree,
@@ -229,14 +245,38 @@ def sparsified(
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer with a ``rate`` on its updates, masked; one object for equal arguments."""
     inner = optax.with_extra_args_support(optimizer)
+    known = inspect.signature(inner.update).parameters
+    takes_all = any(own.kind is inspect.Parameter.VAR_KEYWORD for own in known.values())
 
     def update(
-        updates: PyTree, state: PyTree, params: PyTree | None = None, *, rate: Array, **extra: Any
+        updates: PyTree, state: PyTree, params: PyTree | None = None, *, rate: Array, value: Array
     ) -> tuple[PyTree, PyTree]:
+        # The gradients as the masks leave them: what is dropped shows no optimizer a gradient.
+        extra = {"value": value, "grad": updates}
+        extra = {name: given for name, given in extra.items() if takes_all or name in known}
         steps, state = inner.update(updates, state, params, **extra)
         return jax.tree.map(lambda step: step * rate.astype(step.dtype), steps), state
 
     return sparsity.sparsify(optax.GradientTransformationExtraArgs(inner.init, update), where=where)
+
+
+def require_steps(optimizer: optax.GradientTransformation, params: PyTree) -> None:
+    """Refuse an optimizer that could not take a step on these parameters, before anything is computed."""
+    transform = sparsified(optimizer, lambda name, leaf: True)
+
+    def step(params: PyTree, number: Array) -> Any:
+        return transform.update(params, transform.init(params), params, rate=number, value=number)
+
+    try:
+        jax.eval_shape(step, params, jax.ShapeDtypeStruct((), jnp.float32))
+    except Exception as error:  # of any kind: what an optimizer raises is its own
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"optimizer cannot take a step on the parameters ({first}). It is called as update(gradients, "
+            "state, params, value=loss, grad=gradients), params an nnx.State: take one that needs no "
+            "value_fn (no line search) and no parameters of its own form (lookahead), and give masked or "
+            "partition a function of the parameters for its tree"
+        ) from error
 
 
 @functools.partial(jax.jit, static_argnames=("size", "batch_size", "steps"))
@@ -286,6 +326,11 @@ def logits_shape(
         raise ValueError(
             f"{argument} maps inputs to {type(logits).__name__} of shape {shape}; it must return "
             "logits [B, K] or [B, L, K] alone"
+        )
+    if shape[-1] < 2:
+        raise ValueError(
+            f"{argument} gives logits of shape {shape}, {shape[-1]} a label, and one class is always right: "
+            "return one logit a class, of two classes [0, z] for a logit z"
         )
     return shape
 

@@ -1,7 +1,7 @@
 """Where batches come from: arrays in memory, or batches by number, such as a ``grain.MapDataset``."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from sparsekd_jax._durable import fingerprint
+from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.distill._placement import Placement
 from sparsekd_jax.distill._program import Batch, epochs
 
@@ -19,7 +20,8 @@ class DataSet(Protocol):
     """What the loop asks of data in memory: ``[n, ...]`` inputs and ``[n]`` or ``[n, L]`` integer labels.
 
     Also read where they are there and not None: ``train_weights``, a weight ≥ 0 for every training label (0
-    for padding); ``validation_inputs`` and ``validation_labels``, for stages that may end early.
+    for padding; a batch of padding alone has loss and gradient 0); ``validation_inputs`` and
+    ``validation_labels``, for stages that may end early; ``num_classes``, which is then the model's K.
     """
 
     @property
@@ -101,26 +103,38 @@ def require_in_memory(data: Any, caller: str) -> None:
 
 def validation_of(data: DataSet | Batches) -> tuple[Array, Array] | None:
     """Inputs and labels of the validation half, or None."""
-    inputs, labels = (getattr(data, f"validation_{name}", None) for name in ("inputs", "labels"))
-    return None if inputs is None or labels is None else (jnp.asarray(inputs), jnp.asarray(labels))
+    if "validation" not in _halves(data):
+        return None
+    return jnp.asarray(data.validation_inputs), jnp.asarray(data.validation_labels)  # type: ignore[union-attr]
+
+
+def _halves(data: DataSet | Batches) -> list[str]:
+    """The halves that are arrays: the training half unless it comes in batches, validation where it is."""
+    given = [getattr(data, f"validation_{name}", None) is not None for name in ("inputs", "labels")]
+    if any(given) and not all(given):
+        has, lacks = ("inputs", "labels") if given[0] else ("labels", "inputs")
+        raise ValueError(f"data has validation_{has} and no validation_{lacks}; give both, or neither")
+    return [
+        *([] if isinstance(data, Batches) else ["train"]),
+        "test",
+        *(["validation"] if all(given) else []),
+    ]
 
 
 def require_data(data: Any) -> None:
-    """Refuse what does not have the arrays of a training and a test half, or labels that are no class ids."""
-    if isinstance(data, Batches):
-        require_examples("test", data.test_inputs, data.test_labels)
-        return
+    """Refuse what does not have the arrays of a training and a test half, or what `require_examples` does."""
     for name in ("train_inputs", "train_labels", "test_inputs", "test_labels"):
-        if not hasattr(data, name):
+        if not isinstance(data, Batches) and not hasattr(data, name):
             raise TypeError(
                 f"data is a {type(data).__name__} without {name}; pass data.Arrays(...) or Batches"
             )
-    for half in ("train", "test"):
+    for half in _halves(data):
         require_examples(half, getattr(data, f"{half}_inputs"), getattr(data, f"{half}_labels"))
 
 
 def require_examples(half: str, inputs: Any, labels: Any) -> None:
-    """Refuse inputs and labels that are not one label an example, or labels that are no class ids."""
+    """Refuse inputs and labels that are not one label an example, labels that are no class ids, and NaN in
+    what is evaluated: argmax takes a row of NaN for class 0. (A training loss of NaN is found in the run.)"""
     sizes, shape = np.shape(inputs), np.shape(labels)
     dtype = labels.dtype if hasattr(labels, "dtype") else np.asarray(labels).dtype
     if not sizes or sizes[0] == 0:
@@ -134,6 +148,39 @@ def require_examples(half: str, inputs: Any, labels: Any) -> None:
         raise ValueError(
             f"{half}_labels has shape {shape} for {sizes[0]} examples; give one label each, in their order"
         )
+    if half != "train" and not is_traced(inputs) and jnp.issubdtype(jnp.result_type(inputs), jnp.floating):
+        rows = np.isnan(np.asarray(inputs)).any(axis=tuple(range(1, len(sizes))))
+        refuse(rows, f"{half}_inputs", lambda _: "holds NaN; fill it in, or leave the row out")
+
+
+def require_halves(
+    who: str, data: DataSet | Batches, first: Batch, shape_of: Callable[[Any], tuple[int, ...]]
+) -> int:
+    """Refuse labels of any half, or a number of classes, that do not fit the logits of a model.
+
+    Args:
+        who: what the model is called.
+        data: what `require_data` took.
+        first: the training arrays; of `Batches` the first batch.
+        shape_of: from inputs to the shape of the model's logits.
+
+    Returns:
+        The number of classes.
+    """
+    shape = shape_of(first["inputs"])
+    told = getattr(data, "num_classes", None)
+    if told is not None and told != shape[-1]:
+        raise ValueError(
+            f"data has num_classes = {told}, and {who} gives logits of {shape[-1]} classes; give its last "
+            f"layer {told} outputs, or correct num_classes"
+        )
+    train = first["labels"] if isinstance(data, Batches) else data.train_labels
+    require_classes("train", train, shape, who, first.get("weights"))
+    for half in _halves(data):
+        if half != "train":
+            shape = shape_of(jnp.asarray(getattr(data, f"{half}_inputs")))
+            require_classes(half, getattr(data, f"{half}_labels"), shape, who)
+    return shape[-1]
 
 
 def require_classes(half: str, labels: Any, logits: tuple[int, ...], who: str, weights: Any = None) -> None:

@@ -23,12 +23,12 @@ from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import (
     Batches,
     DataSet,
-    require_classes,
     require_data,
+    require_halves,
     source_of,
     validation_of,
 )
-from sparsekd_jax.distill.checkpoints import CheckpointStore
+from sparsekd_jax.distill.checkpoints import CheckpointStore, agreed
 from sparsekd_jax.distill.metrics import Tally
 from sparsekd_jax.distill.plan import Plan, Stage
 from sparsekd_jax.sparsity._arguments import require_optimizer, require_select, whole
@@ -43,13 +43,13 @@ GRADIENT_BATCHES = 32
 
 
 class DivergedError(FloatingPointError):
-    """The loss or a parameter became NaN or infinite; the message says where.
+    """The loss or a parameter became NaN or infinite, or an evaluation gave NaN; the message says where.
 
     Attributes:
         stage: number of the stage, from 1.
         step: the first bad step of the run, from 1.
-        tensor: "loss", or the name of the first bad parameter.
-        params: the parameters at the last record before it, a pytree of arrays.
+        tensor: "loss", "nll" or "validation_nll", or the name of the first bad parameter.
+        params: the parameters at the last record up to which all was finite, a pytree of arrays.
     """
 
     def __init__(self, message: str, *, stage: int, step: int, tensor: str, params: PyTree) -> None:
@@ -69,6 +69,11 @@ def history_row(row: Row, means: dict[str, Array], metrics: Tally, validation: T
     if validation is not None:
         full |= {"validation_accuracy": validation.accuracy, "validation_nll": validation.mean_nll}
     return full
+
+
+def nan_metric(row: Row) -> str | None:
+    """The metric of a row that says that some logits were NaN, which accuracy would count as class 0."""
+    return next((name for name in ("nll", "validation_nll") if math.isnan(row.get(name, 0.0))), None)
 
 
 class Trainer:
@@ -103,35 +108,26 @@ class Trainer:
         self.graphdef, *held = _program.split(model)
         params, rest = self.place.everywhere(held)
         self.eval_graphdef = _program.split_for_evaluation(model)[0]
-        self.num_classes = self._require_fits(argument, data, params, rest)
+        shape_of = functools.partial(_program.logits_shape, argument, self.eval_graphdef, params, rest)
+        self.num_classes = require_halves(argument, data, self.source.steps(0, 1)[0], shape_of)
+        _program.require_steps(optimizer, params)
         self.carry = (params, rest, self.place.everywhere(self.optimizer.init(params)))
         self.seed, self.record_every, self.on_progress = seed, record_every, on_progress
         self.total_steps, self.step, self.sparsity = total_steps, 0, 0.0
         self.stage_start = 0
-        self.path, self.rests = [self.pure_params()], [rest]
+        self.path, self.rests, self.masks = [self.pure_params()], [rest], [self.pure_masks()]
         self.history: list[Row] = []
         self.final: Tally | None = None
         self._pending: list[tuple[Row, dict[str, Array], Array | None, tuple[Tally, Tally | None]]] = []
-        self._good: PyTree = self.path[0]  # the parameters at the last record known to be finite
+        self._good: tuple[PyTree, Any] = self.path[0], jnp.asarray(True)
         self._store: CheckpointStore | None = None
         self._every, self._saved_at = math.inf, time.monotonic()
 
-    def _require_fits(self, argument: str, data: DataSet | Batches, params: PyTree, rest: PyTree) -> int:
-        """The number of classes of the model's logits, to which the labels must belong."""
-        first, _ = self.source.steps(0, 1)
-        train = first["labels"] if self.source.streamed else data.train_labels  # type: ignore[union-attr]
-        halves = {
-            "train": (first["inputs"], train, first.get("weights")),
-            "test": (self.test[0], data.test_labels, None),
-        }
-        shape: tuple[int, ...] = ()
-        for half, (inputs, labels, weights) in halves.items():
-            shape = _program.logits_shape(argument, self.eval_graphdef, params, rest, inputs)
-            require_classes(half, labels, shape, argument, weights)
-        return shape[-1]
-
     def pure_params(self) -> PyTree:
         return nnx.to_pure_dict(self.carry[0])
+
+    def pure_masks(self) -> PyTree:
+        return nnx.to_pure_dict(sparsity.current_masks(self.carry[2]))
 
     @property
     def stages_done(self) -> int:
@@ -209,6 +205,7 @@ class Trainer:
         self._flush()
         self.path.append(self.pure_params())
         self.rests.append(self.carry[1])
+        self.masks.append(self.pure_masks())
         self.stage_start = self.step
         if last or self._due():
             self._save()
@@ -226,6 +223,10 @@ class Trainer:
         params, rest, _ = self.carry
         judge = functools.partial(_program.evaluate_all, self.eval_graphdef, params, rest)
         tallies = (judge(*self.test), None if self.validation is None else judge(*self.validation))
+        # Chosen on device: whether this record is good is only known on the host when it is flushed.
+        nlls = [own.nll for own in tallies if own is not None]
+        first = jnp.asarray(-1) if first_bad is None else first_bad
+        self._good = _program.keep_good(self._good, self.pure_params(), first, nlls)
         row = {"event": event, "stage": stage, "step": self.step, "sparsity": self.sparsity}
         self._pending.append((row, means or {}, first_bad, tallies))
 
@@ -244,7 +245,10 @@ class Trainer:
         for name, good in named_leaves(finite).items():
             if not good:
                 self._diverged(name, self.history[-1]["stage"], self.step)
-        self._good = self.pure_params()
+        for row in self.history[-len(pending) :] if pending else []:
+            metric = nan_metric(row)
+            if metric is not None:
+                self._diverged(metric, row["stage"], row["step"])
         if self._store is not None:
             text = "".join(json.dumps(row) + "\n" for row in self.history)
             self._store.write_text("history.jsonl", text)
@@ -259,7 +263,7 @@ class Trainer:
             stage=stage,
             step=step,
             tensor=tensor,
-            params=jax.device_get(self._good),
+            params=jax.device_get(self._good[0]),
         )
 
     # -- checkpoints ---------------------------------------------------------------------------------
@@ -288,20 +292,22 @@ class Trainer:
         position = saved.position
         self.step, self.sparsity = position["step"], position["sparsity"]
         self.stage_start, self.history = position["stage_start"], position["history"]
-        stages = [(self.path[0], self.rests[0])] * position["stages_done"]
+        stages = [(self.path[0], self.rests[0], self.masks[0])] * position["stages_done"]
         template = (self.carry, stages, self._tally_template())
         leaves, structure = jax.tree.flatten(template)
         restored = [
             _as_key(self.place.like(a, like), like) for a, like in zip(saved.arrays, leaves, strict=True)
         ]
         self.carry, later, self.final = jax.tree.unflatten(structure, restored)
-        self.path += [params for params, _ in later]
-        self.rests += [rest for _, rest in later]
-        self._good = self.pure_params()
+        for params, rest, masks in later:
+            self.path.append(params)
+            self.rests.append(rest)
+            self.masks.append(masks)
+        self._good = self.pure_params(), jnp.asarray(True)
         log.info("resumed at step %d of %d from %s", self.step, self.total_steps, folder)
 
     def _due(self) -> bool:
-        return time.monotonic() - self._saved_at >= self._every
+        return self._store is not None and agreed(time.monotonic() - self._saved_at >= self._every)
 
     def _save(self) -> None:
         """Write a checkpoint of this moment, if the run keeps any."""
@@ -309,7 +315,7 @@ class Trainer:
             return
         log.info("saving step %d of %d", self.step, self.total_steps)
         self._flush()
-        stages = list(zip(self.path[1:], self.rests[1:], strict=True))
+        stages = list(zip(self.path[1:], self.rests[1:], self.masks[1:], strict=True))
         arrays = jax.tree.leaves((self.carry, stages, self.final))
         position = {
             "step": self.step,

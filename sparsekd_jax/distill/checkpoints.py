@@ -1,21 +1,25 @@
 """Checkpoints of a run: written whole or not at all, verified before they are believed."""
 
+import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from sparsekd_jax import _durable
 
-FORMAT = 2
+FORMAT = 3
 _PREFIX = "step-"
 _WRITING = ".writing"
 
@@ -64,7 +68,8 @@ class CheckpointStore:
         self.folder, self.keep = Path(folder).absolute(), keep
         self.identity = json.loads(json.dumps(identity))
         try:
-            _durable.probe(self.folder)
+            if jax.process_index() == 0:  # two that probe one directory take each other's file away
+                _durable.probe(self.folder)
         except OSError as error:
             raise CheckpointError(
                 f"checkpoint_dir {folder} cannot be written ({error.strerror}); choose another directory"
@@ -163,7 +168,8 @@ class CheckpointStore:
         """Read and verify the checkpoint of a step.
 
         Raises:
-          CheckpointError: damaged, or of another run; names the field and the newest good checkpoint.
+          CheckpointError: damaged, or of another run; names the field and the newest good checkpoint. Or
+            whole, and not to be read by the Orbax that is installed.
         """
         fault = self._fault(step)
         if fault is not None:
@@ -175,7 +181,14 @@ class CheckpointStore:
                 f"the checkpoint of step {step} in {self.folder} is refused: {fault}{offer}"
             )
         manifest = json.loads((self._path(step) / "manifest.json").read_text())
-        return Saved(manifest["position"], _read_arrays(self._path(step) / "arrays", manifest["arrays"]))
+        try:
+            arrays = _read_arrays(self._path(step) / "arrays", manifest["arrays"])
+        except Exception as error:  # Orbax passes on what its own libraries raise, of any kind
+            raise CheckpointError(
+                f"the checkpoint of step {step} in {self.folder} is as it was written, but Orbax cannot read "
+                f"it ({str(error).strip().partition(chr(10))[0]}); resume with the versions that wrote it"
+            ) from error
+        return Saved(manifest["position"], arrays)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"{_PREFIX}{step:08d}"
@@ -211,11 +224,21 @@ def _wait_for_others(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+def agreed(decision: bool) -> bool:
+    """The decision of the first process, for all of them: each has its own clock, and a save is of all."""
+    if jax.process_count() == 1:
+        return decision
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(decision)))
+
+
 def _write_arrays(path: Path, arrays: Sequence[Array]) -> None:
     """Each process its part; what all hold is written once."""
     from orbax.checkpoint import v1 as ocp  # type: ignore[import-untyped]
 
-    ocp.save(path, {f"{i:05d}": array for i, array in enumerate(arrays)})
+    with _no_pattern(path) as same:
+        ocp.save(same, {f"{i:05d}": array for i, array in enumerate(arrays)})
 
 
 def _read_arrays(path: Path, shapes: list[dict[str, Any]]) -> list[Array]:
@@ -226,8 +249,22 @@ def _read_arrays(path: Path, shapes: list[dict[str, Any]]) -> list[Array]:
         f"{i:05d}": jax.ShapeDtypeStruct(tuple(a["shape"]), jnp.dtype(a["dtype"]), sharding=here)
         for i, a in enumerate(shapes)
     }
-    read = ocp.load(path, abstract)
+    with _no_pattern(path) as same:
+        read = ocp.load(same, abstract)
     return [read[name] for name in sorted(read)]
+
+
+@contextlib.contextmanager
+def _no_pattern(path: Path) -> Iterator[Path]:
+    """The path, or where it has brackets, another to the same place: Orbax globs what it is given, and would
+    look for the part of each process in ``run[1]`` under ``run1``, find none, and write nothing."""
+    if glob.escape(str(path.parent)) == str(path.parent):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "checkpoint"
+        link.symlink_to(path.parent, target_is_directory=True)
+        yield link / path.name
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -38,6 +38,8 @@ class Result:
             ``ended``, the reason.
         path: parameters S_0 (as given), S_1, …, S_n after each stage.
         rests: what was beside them at the same points: batch statistics, random streams.
+        masks: those of the same points, in the structure of the parameters: bool arrays, True where a weight
+            is kept, None where none can be dropped. Zeros that an optimizer makes itself are kept weights.
         final: the metrics of the student on the test half.
     """
 
@@ -45,6 +47,7 @@ class Result:
     history: list[Row]
     path: list[PyTree]
     rests: list[PyTree]
+    masks: list[PyTree]
     final: Tally
 
     def model(self, stage: int, *, pruned: bool = False) -> nnx.Module:
@@ -53,7 +56,7 @@ class Result:
         Args:
             stage: an index of ``path``.
             pruned: just after the prune of the stage instead, before its first step: the parameters that the
-                stage before left, zero where those of this stage are.
+                stage before left, under the masks of this stage.
 
         Returns:
             A new module.
@@ -73,7 +76,7 @@ class Result:
                 raise ValueError("stage 0 is the student as given; the first prune is that of stage 1")
         point = self.path[at]
         if pruned:
-            point = jax.tree.map(lambda a, b: jnp.where(b == 0, 0, a), point, self.path[stage])
+            point = sparsity.apply_masks(point, self.masks[stage])
         nnx.replace_by_pure_dict(params, point)
         model = nnx.merge(graphdef, params, self.rests[at], copy=True)
         model.eval()
@@ -117,8 +120,9 @@ def run(
             compared by forward KL; both sides are softened by power alone.
         data: arrays of a training and a test half (`data.Arrays` or the like), or `Batches`.
         plan: from `stages`.
-        optimizer: any optax transformation; `sparsity.sparsify` is wrapped around it here. Runs that reuse
-            one object share one compilation.
+        optimizer: an optax transformation; `sparsity.sparsify` is wrapped around it here. Its update gets
+            ``value`` (the loss) and ``grad``, as `optax.contrib.reduce_on_plateau` asks, but no ``value_fn``.
+            Runs that reuse one object share one compilation.
         seed: of the order of the data; no default.
         tail: for a `TopK` or `Samples` teacher, what the loss does with unseen tokens, a name of
             `TAIL_POLICIES` but "sampled" (see `target_divergence`); no default.
@@ -144,12 +148,12 @@ def run(
         The student, its history, its path, its final metrics.
 
     Raises:
-        ValueError: sizes, labels or classes that do not fit together; a plan or a tail that a partial teacher
-            cannot serve; resume without a directory.
+        ValueError: sizes, labels or classes that do not fit together; an optimizer that cannot take a step on
+            the parameters; a plan or a tail that a partial teacher cannot serve; resume without a directory.
         TypeError: an argument that is another kind of thing, such as labels that are no class ids; a partial
             teacher and an operator that has no bound on it.
-        DivergedError: a FloatingPointError; the loss or a parameter became NaN or infinite: the message says
-            which, in which stage, at which step.
+        DivergedError: a FloatingPointError; the loss or a parameter became NaN or infinite, or an evaluation
+            gave NaN: the message says which, in which stage, at which step.
         CheckpointError: the directory or the disk refuses, or a checkpoint is damaged or of another run.
 
     >>> import optax
@@ -224,7 +228,7 @@ def fit(
         model: an NNX module from inputs to logits; untouched, a trained copy is returned.
         data: arrays of a training and a test half, or `Batches`.
         steps: optimizer steps, at least 1.
-        optimizer: any optax transformation.
+        optimizer: as `run`.
         seed: of the order of the data; no default.
         batch_size: examples a step.
         record_every: steps between rows of the history.
@@ -239,9 +243,9 @@ def fit(
         As `run`, the trained model under ``student``.
 
     Raises:
-        ValueError: sizes, labels or classes that do not fit together.
+        ValueError: as `run`.
         TypeError: as `run`.
-        DivergedError: the loss or a parameter became NaN or infinite.
+        DivergedError: as `run`.
         CheckpointError: as `run`.
 
     >>> import optax
@@ -289,7 +293,8 @@ def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array
 
     Raises:
         TypeError: no module, or labels that are no class ids.
-        ValueError: no example, or labels that do not fit the inputs and the model's logits.
+        ValueError: no example, inputs that hold NaN, or labels that do not fit the inputs and the model's
+            logits.
 
     >>> from flax import nnx
     >>> from sparsekd_jax import models
@@ -308,7 +313,7 @@ def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array
 def _result(trainer: Trainer) -> Result:
     student = nnx.merge(trainer.graphdef, trainer.carry[0], trainer.carry[1])
     assert trainer.final is not None  # recorded at the start at the latest
-    return Result(student, trainer.history, trainer.path, trainer.rests, trainer.final)
+    return Result(student, trainer.history, trainer.path, trainer.rests, trainer.masks, trainer.final)
 
 
 # -- teachers -----------------------------------------------------------------------------------------------

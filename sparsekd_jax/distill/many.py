@@ -16,16 +16,16 @@ from sparsekd_jax._numerics import at_least_float32
 from sparsekd_jax.distill import _program
 from sparsekd_jax.distill._sources import (
     DataSet,
-    require_classes,
     require_data,
+    require_halves,
     require_in_memory,
     source_of,
 )
-from sparsekd_jax.distill._trainer import DivergedError, Progress, history_row
+from sparsekd_jax.distill._trainer import DivergedError, Progress, Row, history_row, nan_metric
 from sparsekd_jax.distill.loop import Result, require_same_classes, teacher_logits
 from sparsekd_jax.distill.plan import Plan
 from sparsekd_jax.operators.base import SofteningOperator
-from sparsekd_jax.sparsity import Select, is_kernel
+from sparsekd_jax.sparsity import Select, current_masks, is_kernel
 from sparsekd_jax.sparsity._arguments import require_optimizer, require_select, whole
 
 
@@ -59,7 +59,7 @@ def run_many(
         teachers: M modules or arrays of training logits ``[n, K]``.
         data: arrays of a training and a test half.
         plans: one for all, or M of them.
-        optimizer: any optax transformation.
+        optimizer: as `run`.
         seeds: M seeds of the order of the data.
         rows: by member, the training examples it learns from, counted from 0, with repeats if it drew them
             with replacement; all of them by default.
@@ -75,7 +75,7 @@ def run_many(
         ValueError: lengths, architectures or plans that cannot share one program, rows that are not there;
             the argument is named.
         TypeError: a list, seed, optimizer or ``where`` that is none; a TopK or Samples teacher.
-        DivergedError: a member's loss became NaN or infinite; says which member.
+        DivergedError: a member's loss became NaN or infinite, or its NLL NaN; says which member.
 
     >>> import optax
     >>> from sparsekd_jax import data, distill, models
@@ -103,19 +103,19 @@ def run_many(
     test = jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)
     wrapped = _program.sparsified(optimizer, where)
     graphdef = _program.split(students[0])[0]
+    _program.require_steps(optimizer, _program.split(students[0])[1])
     params, rest = _stack([_program.split(student)[1:] for student in students])
     carry = (params, rest, jax.vmap(wrapped.init)(params))
-    shape = _program.logits_shape(
-        "students[0]", *_program.split_for_evaluation(students[0]), arrays["inputs"]
-    )
-    require_classes("train", data.train_labels, shape, "students[0]", arrays.get("weights"))
+    awake = _program.split_for_evaluation(students[0])
+    shape_of = functools.partial(_program.logits_shape, "students[0]", *awake)
+    num_classes = require_halves("students[0]", data, arrays, shape_of)
     taught = [teacher_logits(t, arrays["inputs"], arrays["labels"]) for t in teachers]
     for own in taught:
-        require_same_classes(own.shape[-1], shape[-1])
+        require_same_classes(own.shape[-1], num_classes)
     logits = jnp.stack(taught)
     program = _members(graphdef, wrapped, plans[0].divergence)
-    judge = _judge(_program.split_for_evaluation(students[0])[0])
-    paths = [(nnx.to_pure_dict(params), rest)]
+    judge = _judge(awake[0])
+    paths = [_point(carry)]
     records: list[tuple[dict[str, Any], dict[str, Array], Any]] = []
 
     def record(event: str, stage: int, step: int, sparsity: float, means: dict[str, Array]) -> None:
@@ -146,7 +146,7 @@ def run_many(
             record("train", number, step, stage.sparsity, means)
             if on_progress is not None:
                 on_progress(step, total)
-        paths.append((nnx.to_pure_dict(carry[0]), carry[1]))
+        paths.append(_point(carry))
     host = jax.device_get(records)
     return [_result(graphdef, carry, host, paths, member) for member in range(size)]
 
@@ -200,18 +200,31 @@ def _stack(trees: Sequence[PyTree]) -> PyTree:
 
 def _require_finite(first_bad: Any, stage: int, step: int, total: int, before: PyTree) -> None:
     bad = first_bad >= 0
-    if not bad.any():
-        return
-    member = int(bad.argmax())
-    at = step + int(first_bad[member]) + 1
-    raise DivergedError(
-        f"loss of member {member} is not finite in stage {stage}, at step {at} of {total}: lower the "
+    if bad.any():
+        member = int(bad.argmax())
+        at = step + int(first_bad[member]) + 1
+        raise _diverged("loss", member, stage, at, total, _member(nnx.to_pure_dict(before), member))
+
+
+def _diverged(tensor: str, member: int, stage: int, step: int, total: int, params: PyTree) -> DivergedError:
+    return DivergedError(
+        f"{tensor} of member {member} is not finite in stage {stage}, at step {step} of {total}: lower the "
         "learning rate, or leave it out",
         stage=stage,
-        step=at,
-        tensor="loss",
-        params=jax.device_get(jax.tree.map(lambda leaf: leaf[member], nnx.to_pure_dict(before))),
+        step=step,
+        tensor=tensor,
+        params=jax.device_get(params),
     )
+
+
+def _point(carry: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    """What a result keeps of a stage: parameters, what is beside them, masks."""
+    params, rest, state = carry
+    return nnx.to_pure_dict(params), rest, nnx.to_pure_dict(current_masks(state))
+
+
+def _member(tree: PyTree, member: int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[member], tree)
 
 
 def _knobs(plans: Sequence[Plan], stage: int, dtype: Any) -> tuple[Any, dict[str, Any]]:
@@ -275,12 +288,16 @@ def _require_one_program(
 
 
 def _result(graphdef: Any, carry: PyTree, host: list[Any], paths: list[PyTree], member: int) -> Result:
-    params, rest, _ = jax.tree.map(lambda leaf: leaf[member], carry)
-    history, tally = [], None
+    params, rest, _ = _member(carry, member)
+    path, rests, masks = ([_member(stage[part], member) for stage in paths] for part in range(3))
+    history: list[Row] = []
+    tally = None
     for row, means, tallies in host:
-        tally = jax.tree.map(lambda leaf: leaf[member], tallies)
-        history.append(history_row(row, {name: mean[member] for name, mean in means.items()}, tally))
+        tally = _member(tallies, member)
+        history.append(history_row(row, _member(means, member), tally))
+        metric = nan_metric(history[-1])
+        if metric is not None:
+            before = path[max(row["stage"] - 1, 0)]
+            raise _diverged(metric, member, row["stage"], row["step"], host[-1][0]["step"], before)
     assert tally is not None  # there is a row for the start
-    own = [jax.tree.map(lambda leaf: leaf[member], stage) for stage in paths]
-    path, rests = ([stage[part] for stage in own] for part in (0, 1))
-    return Result(nnx.merge(graphdef, params, rest), history, path, rests, tally)
+    return Result(nnx.merge(graphdef, params, rest), history, path, rests, masks, tally)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sparsekd_jax.distill.divergences import widened
+from sparsekd_jax.distill.divergences import blank_rows, times, widened
 from sparsekd_jax.distill.losses import cross_entropy
 
 NUM_BINS = 15
@@ -68,7 +68,7 @@ def tally(
     Args:
         logits: ``[n, K]``, or ``[n, L, K]`` of sequences: every label counts.
         labels: ``[n]`` or ``[n, L]``, classes in [0, K).
-        weights: as ``labels``, 0 for padding; by default 1 each.
+        weights: as ``labels``, 0 for padding, whose logits and label may be anything; by default 1 each.
         num_bins: equal bins of confidence on (0, 1], each closed above.
 
     Returns:
@@ -83,6 +83,7 @@ def tally(
     """
     logits = widened(logits)  # a count in bfloat16 stops at 256
     w = jnp.ones(labels.shape, logits.dtype) if weights is None else weights.astype(logits.dtype)
+    logits = blank_rows(logits, None if weights is None else w != 0)
     probs = jax.nn.softmax(logits, axis=-1)
     confidence = jnp.max(probs, axis=-1)
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype)
@@ -91,7 +92,7 @@ def tally(
     return Tally(
         count=jnp.sum(w),
         correct=jnp.sum(w * correct),
-        nll=jnp.sum(w * cross_entropy(logits, labels)),
+        nll=jnp.sum(times(w, cross_entropy(logits, labels))),
         confidence=empty.at[bins].add(w * confidence),
         hits=empty.at[bins].add(w * correct),
         in_bin=empty.at[bins].add(w),

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.numpy import load_file, save
 
 from sparsekd_jax import _durable
 from sparsekd_jax.distill._program import require_module
-from sparsekd_jax.sparsity.masks import named_leaves
+from sparsekd_jax.sparsity._trees import named_leaves, path_name
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _OWN = "_sparsekd_jax"  # the key of config.json that is not the caller's
@@ -34,6 +35,7 @@ def save_safetensors(
 
     Raises:
         TypeError: an array whose dtype the format does not have.
+        ValueError: two arrays of one name, as of ``{"a": {"b": x}, "a.b": y}``.
 
     Reference:
         The safetensors file format; ``safetensors.numpy.load_file`` reads the result back.
@@ -44,7 +46,8 @@ def save_safetensors(
     ...     (Path(folder) / "w.safetensors").stat().st_size % 8
     0
     """
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(params).items()}
+    # Not np.ascontiguousarray, which makes [1] of a scalar.
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in _by_name("params", params).items()}
     try:
         contents = save(arrays, metadata)
     except (safetensors.SafetensorError, TypeError, ValueError) as error:
@@ -68,6 +71,7 @@ def save_pretrained(
 
     Raises:
         TypeError: no module, a config that JSON does not hold, or an array that safetensors does not.
+        ValueError: a config with the key that is written here, or two arrays of one name.
 
     >>> import tempfile
     >>> from sparsekd_jax import models
@@ -139,7 +143,7 @@ def load_pretrained(directory: str | os.PathLike[str], build: Callable[..., nnx.
     model = build(**config)
     require_module("what build returns", model)
     state = _stored(model)
-    wanted = named_leaves(state)
+    wanted = _by_name("what build returns", state)
     differ = [f"{name} is missing" for name in wanted if name not in saved]
     differ += [f"{name} is not of the module" for name in saved if name not in wanted]
     differ += [
@@ -152,6 +156,15 @@ def load_pretrained(directory: str | os.PathLike[str], build: Callable[..., nnx.
     leaves = [jax.numpy.asarray(saved[name]) for name in wanted]
     nnx.update(model, jax.tree.unflatten(jax.tree.structure(state), leaves))
     return model
+
+
+def _by_name(argument: str, params: PyTree) -> dict[str, Any]:
+    """The arrays by name, in the pytree's order; a name that two of them have is refused."""
+    counts = Counter(path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0])
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(f"{argument} has {counts[twice[0]]} arrays of the name {twice[0]}; rename one")
+    return named_leaves(params)
 
 
 def _stored(model: nnx.Module) -> PyTree:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from sparsekd_jax import simplex
+from sparsekd_jax import simplex, sparsity
 
 
 def root_jensen_shannon(p: Float[Array, "*batch K"], q: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
@@ -290,23 +290,32 @@ class Barrier:
 
 
 def barrier(
-    loss: Callable[[PyTree], Array], start: PyTree, end: PyTree, *, points: int = 21, masked: bool = True
+    loss: Callable[[PyTree], Array],
+    start: PyTree,
+    end: PyTree,
+    *,
+    points: int = 21,
+    masked: bool = True,
+    masks: PyTree | None = None,
 ) -> Barrier:
     """The loss barrier between consecutive stages: ``max over t of ℓ((1 − t)w + t w')`` above the chord.
 
     Args:
         loss: of parameters, a scalar; traced, and compiled once for one function object.
         start: w, parameters before the stage.
-        end: w', parameters after it, exact zeros where it pruned.
+        end: w', parameters after it.
         points: values of t, at least 3.
         masked: hold what ``end`` has pruned at zero all along the line, so that every point has its sparsity
             and only the recovery is seen; False lets pruned weights fade out.
+        masks: what ``end`` has kept, such as ``result.masks[k]``; by default what is not exactly 0 in it,
+            where the zeros that an optimizer made itself count as pruned.
 
     Returns:
         A `Barrier`: the losses along the line. A grid sees the barrier from below.
 
     Raises:
-        ValueError: trees of different structure, fewer than 3 points, or a loss that is not finite.
+        ValueError: trees of different structure, masks of a line that is not masked, fewer than 3 points, or
+            a loss that is not finite.
 
     Reference:
         Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", arXiv 1912.05671.
@@ -321,8 +330,11 @@ def barrier(
     structures: list[Any] = [jax.tree.structure(start), jax.tree.structure(end)]
     if structures[0] != structures[1]:
         raise ValueError("start and end are parameters of different structure; give those of one model")
+    if masks is not None and not masked:
+        raise ValueError("masks are given and masked is False; leave one out")
     if masked:
-        start = jax.tree.map(lambda a, b: jnp.where(b == 0, jnp.zeros_like(a), a), start, end)
+        kept = jax.tree.map(lambda leaf: leaf != 0, end) if masks is None else masks
+        start = sparsity.apply_masks(start, kept)
 
     shares = np.linspace(0.0, 1.0, points)
     losses = np.asarray(_losses_on_the_line(loss, start, end, jnp.asarray(shares)), np.float64)

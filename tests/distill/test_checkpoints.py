@@ -76,7 +76,7 @@ def cut(folder, last):
 
 
 def leaves(result):
-    trees = (nnx.state(result.student), result.path, result.final)
+    trees = (nnx.state(result.student), result.path, result.masks, result.final)
     return [
         np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
         for x in jax.tree.leaves(trees)
@@ -137,6 +137,22 @@ def test_a_prune_after_the_resume_drops_the_same_weights(score, student, tmp_pat
 def test_only_the_newest_are_kept(student, tmp_path):
     run(student, tmp_path, keep=2)
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000018", "step-00000020"]
+
+
+@pytest.mark.parametrize("name", ["run[1]", "st*r", "a?[x]"])
+def test_the_directory_may_be_a_pattern(name, student, finished, tmp_path):
+    run(student, tmp_path / name / "here")
+    cut(tmp_path / name / "here", 10)
+    assert_same(run(student, tmp_path / name / "here", resume=True), finished[0])
+
+
+def test_what_orbax_cannot_read_is_a_checkpoint_error(student, folder, monkeypatch):
+    def broken(path, shapes):
+        raise ValueError("NOT_FOUND: a chunk\nand more")
+
+    monkeypatch.setattr(checkpoints, "_read_arrays", broken)
+    with pytest.raises(distill.CheckpointError, match=r"step 20 .* cannot read it \(NOT_FOUND: a chunk\); "):
+        run(student, folder, resume=True)
 
 
 def test_resume_from_nothing_begins(student, finished, tmp_path):
@@ -297,3 +313,20 @@ def test_divergence_names_its_step_and_keeps_the_last_good_state(student, tmp_pa
     assert (caught.value.stage, caught.value.step, caught.value.tensor) == (2, 14, "first.bias")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(caught.value.params))
     assert (tmp_path / "step-00000010").exists()
+    # Without checkpoints it is found at the end of the stage, and what is kept is the same.
+    with pytest.raises(distill.DivergedError, match="loss is not finite in stage 2, at step 15") as late:
+        run(student, None, optimizer=explosive)
+    for a, b in zip(*(jax.tree.leaves(found.value.params) for found in (late, caught)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_divergence_keeps_is_of_the_last_good_record(student):
+    """One stage, no checkpoint: not the parameters that the run began with."""
+    explosive = optax.chain(optax.scale_by_schedule(lambda step: jnp.where(step < 13, -0.01, jnp.nan)))
+    plan = distill.stages(sparsity=0.0, num_stages=1, total_steps=20)
+    with pytest.raises(distill.DivergedError) as caught:
+        run(student, None, plan, optimizer=explosive)
+    still = optax.chain(optax.scale_by_schedule(lambda step: jnp.where(step < 12, -0.01, 0.0)))
+    wanted = run(student, None, plan, optimizer=still).path[-1]
+    for a, b in zip(*map(jax.tree.leaves, (caught.value.params, wanted)), strict=True):
+        np.testing.assert_array_equal(a, b)

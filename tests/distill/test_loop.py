@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from sparsekd_jax import distill, models, operators, sparsity
+from sparsekd_jax.distill import _program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +111,104 @@ def test_the_path_has_every_stage_and_zeros_that_stay(result):
     np.testing.assert_array_equal(flat(result.path[2]), flat(nnx.state(result.student, nnx.Param)))
 
 
+def test_an_optimizer_sees_the_loss_and_the_masked_gradient(blobs):
+    """The rate falls on a plateau, and what is passed as ``grad`` is 0 where weights are dropped."""
+    plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=1, rtol=0.0, atol=100.0)
+    slow = optax.chain(optax.sgd(0.1), plateau)
+    settings = {"steps": 20, "batch_size": 16, "seed": 0}
+    ends = [distill.fit(mlp(1), blobs, optimizer=o, **settings).path for o in (slow, optax.sgd(0.1))]
+    moved = [np.abs(flat(path[1]) - flat(path[0])).sum() for path in ends]
+    assert moved[0] < moved[1] / 2
+
+    def update(updates, state, params, *, grad, **extra):
+        return jax.tree.map(jnp.negative, grad), jax.tree.map(lambda g: (g == 0).sum(), grad)
+
+    def init(params):
+        return jax.tree.map(lambda leaf: jnp.zeros((), jnp.int32), params)
+
+    seen = optax.GradientTransformationExtraArgs(init, update)
+    params = nnx.state(mlp(1), nnx.Param)
+    wrapped = _program.sparsified(seen, sparsity.is_kernel)
+    state = sparsity.update_masks(wrapped.init(params), params, 0.5)
+    one = jnp.asarray(1.0)
+    _, state = wrapped.update(jax.tree.map(jnp.ones_like, params), state, params, rate=one, value=one)
+    assert sum(int(n) for n in jax.tree.leaves(state.inner_state)) == 28
+
+
+PURE = nnx.to_pure_dict(nnx.state(mlp(1), nnx.Param))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "need"),
+    [
+        (optax.lbfgs(), "argument: 'value_fn'"),
+        (
+            optax.masked(OPTIMIZER, jax.tree.map(lambda leaf: True, PURE)),
+            "give masked or partition a function",
+        ),
+        (
+            optax.partition({"a": OPTIMIZER}, jax.tree.map(lambda leaf: "a", PURE)),
+            "a function of the parameters",
+        ),
+    ],
+)
+def test_an_optimizer_that_cannot_step_is_refused_before_training(blobs, optimizer, need):
+    many = {"seeds": (0,), "record_every": 5, "batch_size": 16}
+    for train in (
+        lambda: distill.fit(mlp(1), blobs, steps=2, optimizer=optimizer, seed=0, batch_size=16),
+        lambda: distill.run_many([mlp(1)], [mlp(0)], blobs, PLAN, optimizer=optimizer, **many),
+    ):
+        with pytest.raises(ValueError, match=f"optimizer cannot take a step .*{need}"):
+            train()
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.MultiSteps(optax.sgd(0.1), 2),
+        optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01)),
+        optax.masked(optax.sgd(0.1), lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)),
+        optax.inject_hyperparams(optax.adam)(learning_rate=1e-3),
+    ],
+)
+def test_other_optimizers_train(blobs, optimizer):
+    found = distill.fit(mlp(1), blobs, steps=2, optimizer=optimizer, seed=0, batch_size=16)
+    assert found.history[-1]["step"] == 2
+
+
+def shrink(amount):
+    """A proximal step of the L1 norm: makes zeros that no prune made."""
+
+    def update(updates, state, params):
+        def soft(step, weight):
+            there = weight + step
+            return jnp.sign(there) * jnp.maximum(jnp.abs(there) - amount, 0) - weight
+
+        return jax.tree.map(soft, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+SHRINKING = optax.chain(optax.sgd(0.01), shrink(0.05))
+
+
+def test_a_pruned_model_has_the_zeros_of_its_prune_alone(blobs):
+    found = distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, **{**SETTINGS, "optimizer": SHRINKING})
+    assert sparsity.zero_fraction(found.path[1]) > PLAN.stages[0].sparsity + 0.2  # so the test is not vacuous
+    for k, stage in enumerate(PLAN.stages, start=1):
+        cut = nnx.to_pure_dict(nnx.state(found.model(k, pruned=True), nnx.Param))
+        masks = jax.tree.leaves(found.masks[k])
+        assert {mask.dtype.name for mask in masks} == {"bool"}
+        kept = sum(int(mask.sum()) for mask in masks)
+        assert kept == round((1 - stage.sparsity) * 56)
+        np.testing.assert_array_equal(
+            flat(cut), flat(sparsity.apply_masks(found.path[k - 1], found.masks[k]))
+        )
+    cut = nnx.to_pure_dict(nnx.state(found.model(1, pruned=True), nnx.Param))
+    assert sparsity.zero_fraction(cut) == pytest.approx(PLAN.stages[0].sparsity, abs=1 / 56)
+    assert all(mask.all() for mask in jax.tree.leaves(found.masks[0]))
+
+
 def test_history_tells_steps_stages_and_events(result):
     rows = [(row["event"], row["stage"], row["step"]) for row in result.history]
     assert rows == [
@@ -163,8 +262,6 @@ def test_a_teacher_can_be_its_logits(blobs, result):
 
 
 def test_a_second_run_compiles_nothing(blobs, result):
-    from sparsekd_jax.distill import _program
-
     before = _program.scan_steps._cache_size()
     hotter = distill.stages(
         sparsity=0.6, num_stages=4, schedule="one-shot", total_steps=20, temperature=3.0, alpha=0.1
@@ -174,8 +271,6 @@ def test_a_second_run_compiles_nothing(blobs, result):
 
 
 def test_operators_that_soften_targets_alone_share_a_program(blobs):
-    from sparsekd_jax.distill import _program
-
     counts = []
     for operator in ("power", "mixture", "tsallis(1.5)"):
         plan = distill.stages(

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -39,6 +40,8 @@ def test_each_member_is_the_run_it_stands_for():
         for got, wanted in zip(jax.tree.leaves(one.path), jax.tree.leaves(alone.path), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
             np.testing.assert_array_equal(np.asarray(got) == 0, np.asarray(wanted) == 0)
+        for got, wanted in zip(jax.tree.leaves(one.masks), jax.tree.leaves(alone.masks), strict=True):
+            np.testing.assert_array_equal(got, wanted)
         assert [row["step"] for row in one.history] == [row["step"] for row in alone.history]
         for got, wanted in zip(one.history, alone.history, strict=True):
             assert got.keys() == wanted.keys()
@@ -123,12 +126,17 @@ def test_what_cannot_share_a_program_is_named(change, message):
         ({"record_every": 2.5}, TypeError, r"record_every must be a whole number \(an int\), got 2.5"),
         ({"seeds": (1, 2.5)}, TypeError, r"seeds\[1\] must be a whole number \(an int\), got 2.5"),
         ({"where": "head"}, TypeError, r"where is the text 'head'; pass sparsity.by_path\('head'\)"),
+        (
+            {"data": dataclasses.replace(BLOBS, test_labels=BLOBS.test_labels + 1000)},
+            ValueError,
+            r"test_labels holds 1002, and students\[0\] has classes in \[0, 3\)",
+        ),
     ],
 )
 def test_what_run_refuses_run_many_refuses(change, error, message):
     given = {"students": [mlp(1), mlp(2)], "teachers": [mlp(3), mlp(4)], "plans": plan(), "seeds": (1, 2)}
     with pytest.raises(error, match=message):
-        distill.run_many(data=BLOBS, **{**SETTINGS, **given, **change})
+        distill.run_many(**{"data": BLOBS, **SETTINGS, **given, **change})
 
 
 def test_batches_are_not_taken_for_their_first():
@@ -145,3 +153,24 @@ def test_a_diverging_member_is_named():
         distill.run_many([mlp(1), mlp(2)], teachers, broken, plan(), seeds=(1, 2), **SETTINGS)
     assert (met.value.stage, met.value.step, met.value.tensor) == (1, 1, "loss")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(met.value.params))
+
+
+class Unlike(nnx.Module):
+    """NaN in evaluation alone, where it has as many rows as the test half."""
+
+    def __init__(self, broken):
+        self.layer = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+        self.broken = nnx.Variable(jnp.asarray(broken))
+
+    def __call__(self, inputs):
+        return self.layer(inputs) + jnp.where((len(inputs) == 30) & self.broken[...], jnp.nan, 0.0)
+
+
+def test_a_member_whose_evaluation_is_nan_is_named():
+    with jax.numpy_dtype_promotion("standard"):
+        members = [Unlike(False), Unlike(True)]
+    teachers = [np.zeros((60, 3), np.float32)] * 2
+    with pytest.raises(distill.DivergedError, match="nll of member 1 is not finite in stage 0, at step 0 of"):
+        distill.run_many(members, teachers, BLOBS, plan(), seeds=(1, 2), **SETTINGS)
+    with pytest.raises(distill.DivergedError, match="nll is not finite in stage 0, at step 0 of"):
+        distill.run(members[1], teachers[1], BLOBS, plan(), seed=1, **SETTINGS)

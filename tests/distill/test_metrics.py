@@ -73,6 +73,17 @@ def test_padding_of_weight_zero_changes_nothing():
     assert ours.calibration_error == pytest.approx(alone.calibration_error, rel=1e-5)
 
 
+@pytest.mark.parametrize("judge", [TALLY, distill.tally])
+def test_padding_may_hold_anything(judge):
+    logits, labels = case(n=30)
+    padded = np.concatenate([logits, np.full((2, 4), np.nan, np.float32)])
+    weights = np.concatenate([np.ones(30), np.zeros(2)]).astype(np.float32)
+    ours = judge(jnp.asarray(padded), jnp.asarray([*labels.tolist(), 1, -1]), jnp.asarray(weights))
+    alone = judge(jnp.asarray(logits), jnp.asarray(labels))
+    for name in ("accuracy", "mean_nll", "calibration_error"):
+        assert getattr(ours, name) == pytest.approx(getattr(alone, name), rel=1e-5)
+
+
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_intervals_are_student_t(level):
     values = np.random.default_rng(0).normal(size=7)

@@ -13,16 +13,17 @@ from sparsekd_jax import distill, models, sparsity
 
 
 class Noisy(nnx.Module):
-    """With batch statistics, which are saved, and a random stream, which is not."""
+    """With batch statistics and a scalar, which are saved, and a random stream, which is not."""
 
     def __init__(self, width, *, rngs):
         self.first = nnx.Linear(4, width, rngs=rngs, param_dtype=jnp.bfloat16, dtype=jnp.float32)
         self.norm = nnx.BatchNorm(width, rngs=rngs)
         self.dropout = nnx.Dropout(0.5, rngs=rngs)
         self.last = nnx.Linear(width, 3, rngs=rngs)
+        self.sharpness = nnx.Param(jnp.asarray(1.5))
 
     def __call__(self, x):
-        return self.last(self.dropout(self.norm(self.first(x))))
+        return self.sharpness[...] * self.last(self.dropout(self.norm(self.first(x))))
 
 
 def build(width):

@@ -109,6 +109,19 @@ def test_padding_weighs_nothing():
     assert np.abs(flat(run(counted, plan, batch_size=100).path[-1]) - flat(alone.path[-1])).max() > 1e-3
 
 
+def test_a_batch_of_padding_alone_changes_nothing():
+    plan = distill.stages(sparsity=0.0, num_stages=1, total_steps=3, temperature=2.0)
+    full = {"inputs": BLOBS.train_inputs[:8], "labels": BLOBS.train_labels[:8]}
+    full["weights"] = np.ones(8, np.float32)
+    empty = {**full, "labels": np.full(8, -1, np.int32), "weights": np.zeros(8, np.float32)}
+    settings = {"optimizer": optax.sgd(0.1), "record_every": 1}
+    padded = run(in_batches([full, empty, full]), plan, **settings)
+    assert [padded.history[row][name] for row in (3,) for name in ("loss", "divergence")] == [0.0, 0.0]
+    plan = distill.stages(sparsity=0.0, num_stages=1, total_steps=2, temperature=2.0)
+    alone = run(in_batches([full, full]), plan, **settings)
+    np.testing.assert_array_equal(flat(padded.path[-1]), flat(alone.path[-1]))
+
+
 def test_weights_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"train_weights has shape \(59,\), train_labels has \(60,\)"):
         run(weighted(np.ones(59, np.float32)))

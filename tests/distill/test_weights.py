@@ -39,6 +39,19 @@ def test_a_dtype_outside_the_format_is_named(tmp_path):
         distill.save_safetensors(tmp_path / "w", {"a": jnp.ones(2, jnp.int4)})
 
 
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"params has 2 arrays of the name a\.b; rename one"):
+        distill.save_safetensors(tmp_path / "w", {"a": {"b": jnp.ones(2)}, "a.b": jnp.zeros(2)})
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_scalar_stays_one(tmp_path):
+    distill.save_safetensors(tmp_path / "w", {"a": jnp.asarray(2.0), "b": jnp.ones((3, 2)).T})
+    with safetensors.safe_open(tmp_path / "w", "numpy") as file:
+        assert file.get_slice("a").get_shape() == []
+        np.testing.assert_array_equal(file.get_tensor("b"), np.ones((2, 3)))
+
+
 def test_bfloat16_is_written_too(tmp_path):
     values = jnp.asarray([[1.5, -2.0], [0.0, 3.25]], jnp.bfloat16)
     distill.save_safetensors(tmp_path / "w", {"a": values})

@@ -37,6 +37,36 @@ DISTILL = [
         "from 0",
     ),
     (
+        "validation labels too",
+        lambda: fit(
+            arrays=toy(validation_inputs=toy().test_inputs, validation_labels=toy().test_labels + 1000)
+        ),
+        ValueError,
+        "validation_labels holds 1002",
+        "from 0",
+    ),
+    (
+        "half a validation half",
+        lambda: fit(arrays=toy(validation_inputs=toy().test_inputs)),
+        ValueError,
+        "validation_inputs and no validation_labels",
+        "give both, or neither",
+    ),
+    (
+        "NaN to be tested on",
+        lambda: fit(arrays=toy(test_inputs=np.where(np.arange(9)[:, None] == 4, np.nan, toy().test_inputs))),
+        ValueError,
+        "test_inputs, row 4: holds NaN",
+        "leave the row out",
+    ),
+    (
+        "NaN to be evaluated on",
+        lambda: distill.evaluate(mlp(), np.full((2, 8), np.nan, np.float32), np.zeros(2, np.int32)),
+        ValueError,
+        "test_inputs, row 0: holds NaN",
+        "fill it in",
+    ),
+    (
         "one-hot",
         lambda: fit(arrays=toy(train_labels=ONE_HOT)),
         ValueError,
@@ -168,10 +198,24 @@ DISTILL = [
     ),
     (
         "other classes",
-        lambda: run(mlp(4)),
+        lambda: run(teacher=mlp(4)),
         ValueError,
-        "teacher has 3 classes and student 4",
+        "teacher has 4 classes and student 3",
+        "last layer 4 outputs",
+    ),
+    (
+        "other classes than the data",
+        lambda: fit(mlp(4)),
+        ValueError,
+        "num_classes = 3, and model gives logits of 4 classes",
         "last layer 3 outputs",
+    ),
+    (
+        "one logit",
+        lambda: fit(mlp(1), toy(train_labels=0 * toy().train_labels, test_labels=0 * toy().test_labels)),
+        ValueError,
+        r"logits of shape \(40, 1\)",
+        r"of two classes \[0, z\]",
     ),
     ("teacher a function", lambda: run(teacher=jnp.tanh), TypeError, "teacher is a ", r"pass an nnx\.Module"),
     (

@@ -209,12 +209,16 @@ def test_a_masked_line_has_the_sparsity_of_its_end():
     np.testing.assert_array_equal(homotopy.barrier(seen, start, end, points=5).losses, np.ones(5))
     fading = homotopy.barrier(seen, start, end, points=5, masked=False)
     np.testing.assert_array_equal(fading.losses, [3, 3, 3, 3, 1])
+    # The last zero is the optimizer's own: the first weight alone was pruned.
+    own = homotopy.barrier(seen, start, end, points=5, masks={"w": jnp.array([False, True, True])})
+    np.testing.assert_array_equal(own.losses, [2, 2, 2, 2, 1])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"points": 2}, "at least 3"),
+        ({"masks": {"w": jnp.ones(2, bool)}, "masked": False}, "masks are given and masked is False"),
         ({"end": {"v": jnp.ones(2)}}, "different structure"),
         ({"loss": lambda p: jnp.log(p["w"].sum() - 5)}, "loss is nan on the line"),
     ],

@@ -182,7 +182,8 @@ def _train(
         teacher, teacher, digits, plan, optimizer=optimizer, seed=seed, record_every=settings.steps
     )
     path = homotopy.path_of_result(result, jnp.asarray(digits.test_inputs))
-    barriers = [homotopy.barrier(loss, a, b, points=7).height for a, b in itertools.pairwise(result.path)]
+    lines = zip(itertools.pairwise(result.path), result.masks[1:], strict=True)
+    barriers = [homotopy.barrier(loss, a, b, points=7, masks=m).height for (a, b), m in lines]
     return _Run(share, stages, budget, seed, result.final.accuracy, path, max(barriers))
 
 
