@@ -58,6 +58,12 @@ def entropy_density(log_x: Array, x: Array) -> Array:
     return jnp.where(small, near * near * _polynomial(_DENSITY, near), x * log_x - x + 1)
 
 
+def safe_sqrt(x: Array) -> Array:
+    """``√x`` with gradient 0 at 0 instead of inf, and 0 below; of NaN it is NaN."""
+    positive = ~(x <= 0)
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
 def at_least_float32(dtype: Any) -> Any:
     """The dtype to compute in: float32 for bfloat16 and float16, any other as it is."""
     return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)

@@ -4,13 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from sparsekd_jax._numerics import quotient
+from sparsekd_jax._numerics import quotient, safe_sqrt
 from sparsekd_jax.simplex.entropies import Distribution, PerRow, bregman_entropy
-
-
-def _safe_sqrt(x: Array) -> Array:
-    positive = ~(x <= 0)
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
 @jax.custom_jvp
@@ -126,9 +121,9 @@ def hellinger_distance(p: Distribution, q: Distribution) -> PerRow:
     """
     # √p − √q as a quotient: p − q is exact where p ≈ q, the difference of the roots is not.
     p_on, q_on = jnp.where(p <= 0, 0, p), jnp.where(q <= 0, 0, q)
-    roots = _safe_sqrt(p) + _safe_sqrt(q)
+    roots = safe_sqrt(p) + safe_sqrt(q)
     gaps = (p_on - q_on) / jnp.where(roots > 0, roots, 1)
-    return _safe_sqrt(0.5 * jnp.sum(gaps**2, axis=-1))
+    return safe_sqrt(0.5 * jnp.sum(gaps**2, axis=-1))
 
 
 def fisher_rao_distance(p: Distribution, q: Distribution) -> PerRow:

@@ -12,10 +12,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from sparsekd_jax import simplex, sparsity
+from sparsekd_jax._numerics import safe_sqrt
 
 
 def root_jensen_shannon(p: Float[Array, "*batch K"], q: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
     """``√JSD(p, q)``, a metric, from 0 to √log 2; the divergence itself breaks the triangle inequality.
+
+    The gradient at p = q, where the distance has a corner, is 0.
 
     Reference:
         Endres and Schindelin, "A new metric for probability distributions", IEEE Trans. Inf. Theory, 2003.
@@ -23,7 +26,7 @@ def root_jensen_shannon(p: Float[Array, "*batch K"], q: Float[Array, "*batch K"]
     >>> float(root_jensen_shannon(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])))
     0.8325546
     """
-    return jnp.sqrt(jnp.maximum(simplex.jensen_shannon_divergence(p, q), 0))
+    return safe_sqrt(simplex.jensen_shannon_divergence(p, q))
 
 
 DISTANCES: dict[str, Callable[[Array, Array], Array]] = {

@@ -305,3 +305,12 @@ def test_what_it_gives_only_halfway_is_seen_too():
 def test_no_grid_no_modulus(change, message):
     with pytest.raises(ValueError, match=message):
         homotopy.modulus_of_continuity(lambda s: jnp.array([[0.5, 0.5]]), **change)
+
+
+@pytest.mark.parametrize("distance", homotopy.DISTANCES)
+def test_a_probe_that_does_not_move_has_no_slope_and_no_nan(distance):
+    points = jnp.array([[[0.5, 0.5], [0.3, 0.7]], [[0.5, 0.5], [0.4, 0.6]]])
+    length = lambda at: homotopy.step_lengths(at, distance=distance).sum()  # noqa: E731
+    slope = jax.grad(length)(points)
+    np.testing.assert_array_equal(slope[:, 0], 0)
+    assert float(jnp.abs(slope[:, 1]).min()) > 0.1
