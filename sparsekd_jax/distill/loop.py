@@ -20,7 +20,7 @@ from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import Batches, DataSet, require_classes, require_examples
 from sparsekd_jax.distill._trainer import Progress, Row, Trainer
 from sparsekd_jax.distill.metrics import Tally
-from sparsekd_jax.distill.plan import Plan, Stage
+from sparsekd_jax.distill.plan import Plan, Stage, real
 from sparsekd_jax.operators.base import Operator, SofteningOperator
 from sparsekd_jax.sparsity._arguments import whole
 from sparsekd_jax.targets import Dense, Samples, Target, TopK, soften
@@ -167,7 +167,7 @@ def run(
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"plan is a {type(plan).__name__}; make one by distill.stages(...) or Plan.from_json")
-    _require_directory(checkpoint_dir, resume)
+    _require_directory(checkpoint_dir, checkpoint_every, resume)
     trainer = Trainer(
         student,
         data,
@@ -257,7 +257,7 @@ def fit(
     True
     """
     steps = whole("steps", steps)
-    _require_directory(checkpoint_dir, resume)
+    _require_directory(checkpoint_dir, checkpoint_every, resume)
     trainer = Trainer(
         model,
         data,
@@ -340,6 +340,10 @@ def teacher_logits(teacher: Any, inputs: Array, labels: Array) -> Array:
         logits = _program.logits_of(*teacher, inputs, _program.rows_at_once(labels))
     else:
         logits = jnp.asarray(teacher)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(
+            f"teacher gives logits of dtype {logits.dtype}; give floats: logits.astype(np.float32)"
+        )
     if logits.ndim < 2 or logits.shape[:-1] != labels.shape:
         needs = ", ".join([*map(str, labels.shape), "num_classes"])
         raise ValueError(
@@ -379,7 +383,13 @@ def require_same_classes(taught: int, learnt: int) -> None:
         )
 
 
-def _require_directory(checkpoint_dir: Any, resume: bool | int) -> None:
+def _require_directory(checkpoint_dir: Any, checkpoint_every: Any, resume: bool | int) -> None:
+    if not isinstance(checkpoint_dir, str | os.PathLike | None):
+        raise TypeError(f"checkpoint_dir is a {type(checkpoint_dir).__name__}; give the path of a directory")
+    if not real("checkpoint_every", checkpoint_every) >= 0:
+        raise ValueError(f"checkpoint_every is {checkpoint_every}; give seconds, 0 for every record")
+    if not isinstance(resume, bool):
+        whole("resume", resume, least=0)
     if checkpoint_dir is None and resume is not False:
         raise ValueError(
             f"resume is {resume}, but there is no checkpoint_dir to go on from: give the run's own"

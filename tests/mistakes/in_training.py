@@ -9,6 +9,7 @@ from sparsekd_jax import distill, sparsity
 from sparsekd_jax.targets import readers
 from tests.mistakes.things import (
     ROWS,
+    counting,
     fit,
     mlp,
     plan_of,
@@ -182,6 +183,48 @@ DISTILL = [
         r"batch_size must lie in \[1, 40\]",
     ),
     (
+        "half a batch",
+        lambda: fit(batch_size=8.0),
+        TypeError,
+        r"got 8\.0",
+        "batch_size must be a whole number",
+    ),
+    (
+        "whole logits",
+        lambda: run(teacher=np.zeros((40, 3), np.int32)),
+        TypeError,
+        "teacher gives logits of dtype int32",
+        r"astype\(np\.float32\)",
+    ),
+    (
+        "seconds as text",
+        lambda: fit(checkpoint_every="a"),
+        TypeError,
+        "checkpoint_every is 'a'",
+        "give one number",
+    ),
+    (
+        "seconds before now",
+        lambda: fit(checkpoint_every=-1),
+        ValueError,
+        "checkpoint_every is -1",
+        "0 for every record",
+    ),
+    (
+        "a directory by number",
+        lambda: fit(checkpoint_dir=3),
+        TypeError,
+        "checkpoint_dir is a int",
+        "path of a directory",
+    ),
+    (
+        "a parameter that counts",
+        lambda: fit(counting()),
+        TypeError,
+        "model has the parameter calls of dtype int32",
+        r"another nnx\.Variable than nnx\.Param",
+    ),
+    (
         "optimizer a rate",
         lambda: fit(optimizer=0.1),
         TypeError,
@@ -342,6 +385,13 @@ DISTILL = [
 ]
 
 FOLDER = [
+    (
+        "half a checkpoint",
+        lambda folder: fit(checkpoint_dir=folder, keep=1.5),
+        TypeError,
+        r"got 1\.5",
+        "keep must be a whole number",
+    ),
     (
         "an empty log",
         lambda folder: read(folder, ""),
