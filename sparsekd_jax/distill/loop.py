@@ -50,6 +50,21 @@ class Result:
     masks: list[PyTree]
     final: Tally
 
+    def __repr__(self) -> str:
+        """Where the run ended, not its arrays.
+
+        >>> from sparsekd_jax.distill import tally
+        >>> final = tally(jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([0, 0]))
+        >>> rows = [{"step": 20, "sparsity": 0.5}]
+        >>> Result(nnx.Module(), rows, [{}, {}], [{}, {}], [{}, {}], final)
+        Result(stages=1, steps=20, sparsity=0.5, accuracy=0.5, nll=0.7201)
+        """
+        last = self.history[-1]
+        return (
+            f"Result(stages={len(self.path) - 1}, steps={last['step']}, sparsity={last['sparsity']:.4g}, "
+            f"accuracy={self.final.accuracy:.4g}, nll={self.final.mean_nll:.4g})"
+        )
+
     def model(self, stage: int, *, pruned: bool = False) -> nnx.Module:
         """The student as a stage left it, in evaluation mode; stage 0 is the one given.
 
