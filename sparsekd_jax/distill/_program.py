@@ -270,7 +270,9 @@ def require_trainable(argument: str, optimizer: optax.GradientTransformation, pa
                 f"{argument} has the parameter {name} of dtype {leaf.dtype}, which has no gradient; hold it "
                 "in another nnx.Variable than nnx.Param"
             )
-    transform = sparsified(optimizer, lambda name, leaf: True)
+    if not jax.tree.leaves(params):  # refused by the init of the masks
+        return
+    transform = sparsified.__wrapped__(optimizer, lambda name, leaf: True)  # not to crowd the cache of runs
 
     def step(params: PyTree, number: Array) -> Any:
         return transform.update(params, transform.init(params), params, rate=number, value=number)
