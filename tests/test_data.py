@@ -50,8 +50,14 @@ def test_a_validation_share_outside_its_range_is_refused(share):
     for load in (data.digits, data.pydoc):
         with pytest.raises(ValueError, match="validation_size"):
             load(validation_size=share)
-        with pytest.raises(ValueError, match="nothing to train on"):
-            load(test_size=0.6, validation_size=0.5)
+
+
+@pytest.mark.parametrize("load", [data.digits, data.pydoc])
+def test_the_validation_share_is_of_what_the_test_half_leaves(load):
+    halves = load(test_size=0.5, validation_size=0.6)
+    train, held, test = (getattr(halves, f"{half}_labels").size for half in ("train", "validation", "test"))
+    assert held / (train + held) == pytest.approx(0.6, abs=0.02)
+    assert test / (train + held + test) == pytest.approx(0.5, abs=0.02)
 
 
 def test_validation_is_cut_from_the_training_half():
@@ -85,7 +91,7 @@ def test_windows_predict_every_byte_once_and_topics_do_not_cross_parts(texts):
     assert sum(map(len, whole.values())) == len(texts)
     shares = {name: len(part) / sum(map(len, texts)) for name, part in parts.items()}
     assert 0.09 < shares["test"] <= 0.1
-    assert 0.04 < shares["validation"] <= 0.05
+    assert 0.04 < shares["validation"] / (1 - shares["test"]) <= 0.05
 
 
 def test_the_test_half_depends_on_its_seed_alone():

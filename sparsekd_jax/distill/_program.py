@@ -23,6 +23,7 @@ from sparsekd_jax.distill.losses import (
 )
 from sparsekd_jax.distill.metrics import Tally, tally
 from sparsekd_jax.distill.target_losses import target_divergence
+from sparsekd_jax.sparsity.masks import named_leaves
 
 LABELS_AT_ONCE = 2**16
 """Labels that an evaluation holds the logits of at one time."""
@@ -260,9 +261,18 @@ def sparsified(
     return sparsity.sparsify(optax.GradientTransformationExtraArgs(inner.init, update), where=where)
 
 
-def require_steps(optimizer: optax.GradientTransformation, params: PyTree) -> None:
-    """Refuse an optimizer that could not take a step on these parameters, before anything is computed."""
-    transform = sparsified(optimizer, lambda name, leaf: True)
+def require_trainable(argument: str, optimizer: optax.GradientTransformation, params: PyTree) -> None:
+    """Refuse parameters that have no gradient, and an optimizer that could not take a step on them, before
+    anything is computed."""
+    for name, leaf in named_leaves(params).items():
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(
+                f"{argument} has the parameter {name} of dtype {leaf.dtype}, which has no gradient; hold it "
+                "in another nnx.Variable than nnx.Param"
+            )
+    if not jax.tree.leaves(params):  # refused by the init of the masks
+        return
+    transform = sparsified.__wrapped__(optimizer, lambda name, leaf: True)  # not to crowd the cache of runs
 
     def step(params: PyTree, number: Array) -> Any:
         return transform.update(params, transform.init(params), params, rate=number, value=number)

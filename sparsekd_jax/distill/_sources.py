@@ -1,6 +1,7 @@
 """Where batches come from: arrays in memory, or batches by number, such as a ``grain.MapDataset``."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from sparsekd_jax._durable import fingerprint
 from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.distill._placement import Placement
 from sparsekd_jax.distill._program import Batch, epochs
+from sparsekd_jax.sparsity._arguments import whole
 
 
 class DataSet(Protocol):
@@ -226,6 +228,7 @@ class _Shuffled:
                 )
         self.arrays: Batch = {name: jnp.asarray(array) for name, array in arrays.items()}
         size = self.arrays["inputs"].shape[0]
+        batch_size = whole("batch_size", batch_size, least=-math.inf)
         if not 1 <= batch_size <= size:
             raise ValueError(f"batch_size must lie in [1, {size}] (the training examples), got {batch_size}")
         self.place = Placement(mesh, batch_size)

@@ -110,7 +110,7 @@ class Trainer:
         self.eval_graphdef = _program.split_for_evaluation(model)[0]
         shape_of = functools.partial(_program.logits_shape, argument, self.eval_graphdef, params, rest)
         self.num_classes = require_halves(argument, data, self.source.steps(0, 1)[0], shape_of)
-        _program.require_steps(optimizer, params)
+        _program.require_trainable(argument, optimizer, params)
         self.carry = (params, rest, self.place.everywhere(self.optimizer.init(params)))
         self.seed, self.record_every, self.on_progress = seed, record_every, on_progress
         self.total_steps, self.step, self.sparsity = total_steps, 0, 0.0

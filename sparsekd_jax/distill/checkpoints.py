@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from sparsekd_jax import _durable
+from sparsekd_jax.sparsity._arguments import whole
 
 FORMAT = 3
 _PREFIX = "step-"
@@ -63,9 +64,7 @@ class CheckpointStore:
     """
 
     def __init__(self, folder: str | os.PathLike[str], identity: dict[str, Any], *, keep: int = 2) -> None:
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, got {keep}")
-        self.folder, self.keep = Path(folder).absolute(), keep
+        self.folder, self.keep = Path(folder).absolute(), whole("keep", keep)
         self.identity = json.loads(json.dumps(identity))
         try:
             if jax.process_index() == 0:  # two that probe one directory take each other's file away

@@ -258,14 +258,19 @@ def get_divergence(divergence: str | Divergence) -> Divergence:
 
     Raises:
         ValueError: an unknown name.
+        TypeError: a class, such as `JensenShannon` without its β.
 
     >>> get_divergence("revers-kl")
     Traceback (most recent call last):
     ValueError: unknown divergence 'revers-kl'; did you mean 'reverse-kl'? Known: forward-kl, reverse-kl, ...
     """
+    if isinstance(divergence, type):
+        raise TypeError(
+            f"divergence is the class {divergence.__name__}; make one of it first, such as JensenShannon(0.5)"
+        )
     if callable(divergence):
         return divergence
-    if divergence not in DIVERGENCES:
+    if not isinstance(divergence, str) or divergence not in DIVERGENCES:
         close = difflib.get_close_matches(str(divergence), DIVERGENCES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
         raise ValueError(

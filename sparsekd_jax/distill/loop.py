@@ -20,7 +20,7 @@ from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import Batches, DataSet, require_classes, require_examples
 from sparsekd_jax.distill._trainer import Progress, Row, Trainer
 from sparsekd_jax.distill.metrics import Tally
-from sparsekd_jax.distill.plan import Plan, Stage
+from sparsekd_jax.distill.plan import Plan, Stage, real
 from sparsekd_jax.operators.base import Operator, SofteningOperator
 from sparsekd_jax.sparsity._arguments import whole
 from sparsekd_jax.targets import Dense, Samples, Target, TopK, soften
@@ -49,6 +49,21 @@ class Result:
     rests: list[PyTree]
     masks: list[PyTree]
     final: Tally
+
+    def __repr__(self) -> str:
+        """Where the run ended, not its arrays.
+
+        >>> from sparsekd_jax.distill import tally
+        >>> final = tally(jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([0, 0]))
+        >>> rows = [{"step": 20, "sparsity": 0.5}]
+        >>> Result(nnx.Module(), rows, [{}, {}], [{}, {}], [{}, {}], final)
+        Result(stages=1, steps=20, sparsity=0.5, accuracy=0.5, nll=0.7201)
+        """
+        last = self.history[-1]
+        return (
+            f"Result(stages={len(self.path) - 1}, steps={last['step']}, sparsity={last['sparsity']:.4g}, "
+            f"accuracy={self.final.accuracy:.4g}, nll={self.final.mean_nll:.4g})"
+        )
 
     def model(self, stage: int, *, pruned: bool = False) -> nnx.Module:
         """The student as a stage left it, in evaluation mode; stage 0 is the one given.
@@ -167,7 +182,7 @@ def run(
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"plan is a {type(plan).__name__}; make one by distill.stages(...) or Plan.from_json")
-    _require_directory(checkpoint_dir, resume)
+    _require_directory(checkpoint_dir, checkpoint_every, resume)
     trainer = Trainer(
         student,
         data,
@@ -257,7 +272,7 @@ def fit(
     True
     """
     steps = whole("steps", steps)
-    _require_directory(checkpoint_dir, resume)
+    _require_directory(checkpoint_dir, checkpoint_every, resume)
     trainer = Trainer(
         model,
         data,
@@ -340,6 +355,10 @@ def teacher_logits(teacher: Any, inputs: Array, labels: Array) -> Array:
         logits = _program.logits_of(*teacher, inputs, _program.rows_at_once(labels))
     else:
         logits = jnp.asarray(teacher)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(
+            f"teacher gives logits of dtype {logits.dtype}; give floats: logits.astype(np.float32)"
+        )
     if logits.ndim < 2 or logits.shape[:-1] != labels.shape:
         needs = ", ".join([*map(str, labels.shape), "num_classes"])
         raise ValueError(
@@ -379,7 +398,13 @@ def require_same_classes(taught: int, learnt: int) -> None:
         )
 
 
-def _require_directory(checkpoint_dir: Any, resume: bool | int) -> None:
+def _require_directory(checkpoint_dir: Any, checkpoint_every: Any, resume: bool | int) -> None:
+    if not isinstance(checkpoint_dir, str | os.PathLike | None):
+        raise TypeError(f"checkpoint_dir is a {type(checkpoint_dir).__name__}; give the path of a directory")
+    if not real("checkpoint_every", checkpoint_every) >= 0:
+        raise ValueError(f"checkpoint_every is {checkpoint_every}; give seconds, 0 for every record")
+    if not isinstance(resume, bool):
+        whole("resume", resume, least=0)
     if checkpoint_dir is None and resume is not False:
         raise ValueError(
             f"resume is {resume}, but there is no checkpoint_dir to go on from: give the run's own"

@@ -103,7 +103,7 @@ def run_many(
     test = jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)
     wrapped = _program.sparsified(optimizer, where)
     graphdef = _program.split(students[0])[0]
-    _program.require_steps(optimizer, _program.split(students[0])[1])
+    _program.require_trainable("students[0]", optimizer, _program.split(students[0])[1])
     params, rest = _stack([_program.split(student)[1:] for student in students])
     carry = (params, rest, jax.vmap(wrapped.init)(params))
     awake = _program.split_for_evaluation(students[0])

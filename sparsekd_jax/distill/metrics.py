@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from sparsekd_jax._refusals import is_traced
 from sparsekd_jax.distill.divergences import blank_rows, times, widened
 from sparsekd_jax.distill.losses import cross_entropy
 
@@ -38,6 +39,23 @@ class Tally:
 
     def __add__(self, other: "Tally") -> "Tally":
         return jax.tree.map(jnp.add, self, other)
+
+    def __repr__(self) -> str:
+        """The metrics, not the sums.
+
+        >>> tally(jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([0, 0]))
+        Tally(count=2, accuracy=0.5, nll=0.7201, calibration_error=0.4251)
+        """
+        counted = isinstance(self.count, jax.Array | np.ndarray) and not is_traced(self)
+        if not counted or np.ndim(self.count) or not float(self.count):  # traced, of many members, of nothing
+            return f"Tally(count={self.count})"
+        parts = {
+            "count": float(self.count),
+            "accuracy": self.accuracy,
+            "nll": self.mean_nll,
+            "calibration_error": self.calibration_error,
+        }
+        return f"Tally({', '.join(f'{name}={value:.4g}' for name, value in parts.items())})"
 
     @property
     def accuracy(self) -> float:

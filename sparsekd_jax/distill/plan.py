@@ -13,7 +13,7 @@ from sparsekd_jax import operators, sparsity
 from sparsekd_jax.distill.divergences import Divergence, get_divergence
 from sparsekd_jax.distill.losses import Operator
 from sparsekd_jax.operators.base import SofteningOperator, operator_name, require_operator
-from sparsekd_jax.sparsity._arguments import percent_hint
+from sparsekd_jax.sparsity._arguments import percent_hint, whole
 
 TEACHERS = ("original", "previous")
 DECAYS: dict[str, Callable[[float], float]] = {
@@ -24,9 +24,22 @@ DECAYS: dict[str, Callable[[float], float]] = {
 """How the rate of learning falls within a stage: a factor, of the share of the stage's steps done."""
 
 
+def real(argument: str, number: Any) -> float:
+    """A number, also of numpy or jax, as Python's; refused where it is none, or several."""
+    value = _item(number)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{argument} is {number!r}; give one number, such as {argument}=0.5")
+    return float(value)
+
+
+def _item(value: Any) -> Any:
+    """What a scalar of numpy or jax holds, so that JSON can say it."""
+    return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage: prune to a sparsity, then train.
+    """One stage: prune to a sparsity, then train. Scalars of numpy and jax become Python's numbers.
 
     Attributes:
         sparsity: share of the prunable weights that are zero after the prune, in [0, 1).
@@ -51,24 +64,25 @@ class Stage:
     patience: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("sparsity", "temperature", "scale", "alpha", "learning_rate"):
+            object.__setattr__(self, name, real(name, getattr(self, name)))
+        object.__setattr__(self, "steps", whole("steps", self.steps))
+        if self.recover_to is not None:
+            object.__setattr__(self, "recover_to", real("recover_to", self.recover_to))
+        if self.patience is not None:
+            object.__setattr__(self, "patience", whole("patience", self.patience))
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature must be a positive number, got {self.temperature:g}")
-        if isinstance(self.steps, float):
-            raise TypeError(f"steps is {self.steps!r}; give a whole number (an int)")
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; every stage needs at least one")
         for name in ("scale", "learning_rate"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
         if not 0.0 <= self.alpha <= 1.0:
             raise ValueError(f"alpha must lie in [0, 1], got {self.alpha:g}: the weight of the hard labels")
-        if self.decay not in DECAYS:
+        if not isinstance(self.decay, str) or self.decay not in DECAYS:
             raise ValueError(f"decay {self.decay!r} is unknown; known: {', '.join(DECAYS)}")
         if self.recover_to is not None and not 0.0 < self.recover_to <= 1.0:
             hint = percent_hint(self.recover_to)
             raise ValueError(f"recover_to is an accuracy in (0, 1], got {self.recover_to:g}{hint}")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience must be at least 1 record, got {self.patience}")
 
     @property
     def may_end_early(self) -> bool:
@@ -131,10 +145,21 @@ class Plan:
         require_operator(self.operator)
         if isinstance(self.stages, Stage):
             raise TypeError("stages is a single Stage; pass a tuple of them: (stage,)")
+        if not isinstance(self.stages, tuple | list):
+            raise TypeError(f"stages is a {type(self.stages).__name__}; pass a tuple of distill.Stage")
         if not self.stages:
             raise ValueError("stages is empty: a plan needs at least one")
-        if self.score not in sparsity.SCORES:
+        for i, stage in enumerate(self.stages):
+            if not isinstance(stage, Stage):
+                raise TypeError(f"stages[{i}] is a {type(stage).__name__}; make a distill.Stage(...) of it")
+        object.__setattr__(self, "stages", tuple(self.stages))
+        soften = _item(self.soften_student)
+        if not isinstance(soften, bool):
+            raise TypeError(f"soften_student is {self.soften_student!r}; give True or False")
+        object.__setattr__(self, "soften_student", soften)
+        if not isinstance(self.score, str) or self.score not in sparsity.SCORES:
             raise ValueError(f"score {self.score!r} is unknown; known: {', '.join(sparsity.SCORES)}")
+        _require_pattern(self.pattern)
         if isinstance(self.pattern, str) and self.pattern not in sparsity.PATTERNS:
             raise ValueError(
                 f"pattern {self.pattern!r} is unknown; known: {', '.join(sparsity.PATTERNS)}, or one of "
@@ -211,7 +236,12 @@ class Plan:
 
         Raises:
             ValueError: not JSON, an unknown or missing field (it is named), or a value outside its range.
+            TypeError: no text.
         """
+        if not isinstance(text, str | bytes):
+            raise TypeError(
+                f"text is a {type(text).__name__}; give the JSON text itself, json.dumps(...) of it"
+            )
         try:
             fields = json.loads(text)
         except json.JSONDecodeError as error:
@@ -226,7 +256,11 @@ class Plan:
                 made.append(Stage(**stage))
             except (TypeError, ValueError) as error:  # a TypeError: text where a number belongs
                 raise ValueError(f"{error} (stage {number})") from error
-        return cls(**{**fields, "operator": operators.parse(str(fields["operator"])), "stages": tuple(made)})
+        named = {"operator": operators.parse(str(fields["operator"])), "stages": tuple(made)}
+        try:
+            return cls(**{**fields, **named})
+        except TypeError as error:  # text where a truth value belongs
+            raise ValueError(str(error)) from error
 
     def __str__(self) -> str:
         sides = "both sides softened" if self.soften_student else "targets softened"
@@ -283,6 +317,20 @@ def _require_fields(given: Any, cls: type, where: str) -> None:
     for name in [*(n for n in needed if n not in given), *(n for n in given if n not in wanted)]:
         what = "is missing" if name in wanted else f"is unknown; known: {', '.join(wanted)}"
         raise ValueError(f"{name} {what} in {where}")
+
+
+def _require_pattern(pattern: Any) -> None:
+    """Refuse what is neither a name nor a function of scores and a rate, such as a maker of patterns."""
+    if any(pattern is maker for maker in (sparsity.n_m, sparsity.block, sparsity.channel)):
+        raise TypeError(
+            f"pattern is the function {pattern.__name__}, which makes patterns; call it, as in "
+            "sparsity.channel()"
+        )
+    if isinstance(pattern, type) or not (isinstance(pattern, str) or callable(pattern)):
+        raise TypeError(
+            f"pattern is {pattern!r}; give a name ({', '.join(sparsity.PATTERNS)}), one of "
+            "sparsity.n_m(n, m), block(shape), channel(axis), or a function (scores, rate) -> masks"
+        )
 
 
 def _require_temperature(operator: Operator, temperature: float, stage: int) -> None:

@@ -7,7 +7,7 @@ from sparsekd_jax import operators
 from sparsekd_jax import sparsity as sparsity_room
 from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.losses import Operator, gradient_scale
-from sparsekd_jax.distill.plan import Plan, Stage
+from sparsekd_jax.distill.plan import Plan, Stage, real
 from sparsekd_jax.sparsity._arguments import whole
 
 
@@ -66,6 +66,7 @@ def stages(
 
     Raises:
         ValueError: an argument outside its range, or a temperature outside the operator's; it is named.
+        TypeError: an argument that is another kind of thing, such as text where a number belongs.
 
     >>> print(stages(sparsity=0.9, num_stages=2, total_steps=100))
     power, both sides softened, magnitude global, 100 steps
@@ -80,6 +81,8 @@ def stages(
     if steps_per_stage is not None:
         total_steps = whole("steps_per_stage", steps_per_stage) * num_stages
     total_steps = 2500 if total_steps is None else whole("total_steps", total_steps)
+    if not isinstance(sparsity, Sequence):  # which is refused there
+        sparsity = real("sparsity", sparsity)
     levels = sparsity_room.sparsities(schedule, sparsity, num_stages)
     if total_steps < num_stages:
         raise ValueError(f"total_steps = {total_steps} is less than one a stage (num_stages = {num_stages})")
@@ -96,7 +99,7 @@ def stages(
     made = []
     for k, level in enumerate(levels):
         fields = {name: values[k] for name, values in own.items()}
-        t = float(fields["temperature"])
+        t = real("temperature", fields["temperature"])
         c = scale
         if c is None and t > 0:  # a temperature of 0 or less is the stage's own error
             c = gradient_scale(op, t, soften_student=soften_student, divergence=divergence)
@@ -105,12 +108,12 @@ def stages(
                 Stage(
                     sparsity=level,
                     steps=ends[k + 1] - ends[k],
-                    scale=1.0 if c is None else float(c),
+                    scale=1.0 if c is None else c,
                     **fields,
                 )
             )
-        except ValueError as error:
-            raise ValueError(f"{error} (stage {k + 1})") from error
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{error} (stage {k + 1})") from error
     return Plan(
         operator=op,
         stages=tuple(made),
@@ -136,12 +139,12 @@ def annealed(start: float, end: float, num_stages: int, *, geometric: bool = Tru
 
     Raises:
         ValueError: no stage, or a ratio to or from a number that is not positive.
+        TypeError: ends that are no numbers, or part of a stage.
 
     >>> annealed(8.0, 2.0, 3), annealed(0.5, 0.1, 3, geometric=False)
     ((8.0, 4.0, 2.0), (0.5, 0.3, 0.1))
     """
-    if num_stages < 1:
-        raise ValueError(f"num_stages must be at least 1, got {num_stages}")
+    start, end, num_stages = real("start", start), real("end", end), whole("num_stages", num_stages)
     if geometric and not (start > 0 and end > 0):
         raise ValueError(f"equal ratios from {start:g} to {end:g} need positive ends; pass geometric=False")
     shares = [1.0 if num_stages == 1 else k / (num_stages - 1) for k in range(num_stages)]
@@ -154,12 +157,10 @@ def _one_a_stage(name: str, value: Any, num_stages: int) -> list[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         if not isinstance(value, str) and hasattr(value, "shape") and value.shape:
             raise TypeError(f"{name} is an array of shape {value.shape}; give a list: {name}.tolist()")
-        values = [value] * num_stages
-    else:
-        values = list(value)
-        if len(values) != num_stages:
-            raise ValueError(
-                f"{name} lists {len(values)} values for num_stages = {num_stages}: give one a stage, or one "
-                "number for all"
-            )
-    return [float(v) if isinstance(v, int) and name != "patience" else v for v in values]
+        return [value] * num_stages
+    if len(value) != num_stages:
+        raise ValueError(
+            f"{name} lists {len(value)} values for num_stages = {num_stages}: give one a stage, or one "
+            "number for all"
+        )
+    return list(value)

@@ -331,18 +331,50 @@ def _in_one_stage(plan: distill.Plan, *, dense: bool) -> distill.Plan:
     return dataclasses.replace(plan, stages=(whole,), teacher="original")
 
 
+_OF_A_PLAN = ("alpha", "schedule", "decay", "score", "pattern")
+"""Settings that a plan says and no option does."""
+_OF_NO_OPTION = (
+    "model",
+    "batch_size",
+    "learning_rate",
+    "teacher_learning_rate",
+    "teacher_warmup",
+    "weight_decay",
+    "record_every",
+)
+
+
 def command(settings: Settings) -> str:
-    """The command line that runs these settings again."""
+    """The command line that runs these settings again.
+
+    What options cannot say of the plan is left to ``--config`` and the plan that `write_report` writes, where
+    one plan says it. What nothing on the command line says stands after it as a comment.
+
+    >>> command(Settings(alpha=0.5))
+    'sparsekd distill --data digits --config plan-power.json --out DIR'
+    >>> command(Settings(batch_size=32))
+    'sparsekd distill --data digits --out DIR  # without what no option says: batch_size=32'
+    """
     default = Settings.of_data(settings.data)
+    changed = [name for name in _OF_A_PLAN if getattr(settings, name) != getattr(default, name)]
+    plan = "plan.json" if settings.config is not None else None
+    if plan is None and changed and len(settings.operators) == 1:
+        plan = f"plan-{_slug(settings.operators[0])}.json"
+    unsaid = [*_OF_NO_OPTION, *(() if plan else changed)]
+    missing = [f"{n}={getattr(settings, n)!r}" for n in unsaid if getattr(settings, n) != getattr(default, n)]
+
+    def number(value: float) -> str:
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
 
     def said(given: Settings) -> dict[str, str]:
         effort = {"seeds": str(given.num_seeds), "teacher-steps": str(given.teacher_steps)}
-        if settings.config is not None:
+        if plan is not None:
             return effort
         return {
             "operator": ",".join(given.operators),
-            "temperature": f"{given.temperature:g}",
-            "sparsity": f"{given.sparsity:g}",
+            "temperature": number(given.temperature),
+            "sparsity": number(given.sparsity),
             "stages": str(given.num_stages),
             "steps": str(given.steps),
             **effort,
@@ -350,12 +382,18 @@ def command(settings: Settings) -> str:
 
     usual = said(default)
     words = [f"sparsekd distill --data {settings.data}"]
-    if settings.config is not None:
-        words.append("--config plan.json")
+    if plan is not None:
+        words.append(f"--config {plan}")
     words += [f"--{name} {shlex.quote(v)}" for name, v in said(settings).items() if v != usual[name]]
-    if not settings.soften_student and settings.config is None:
+    if not settings.soften_student and plan is None:
         words.append("--targets-only")
-    return " ".join([*words, "--out DIR"])
+    words.append("--out DIR")
+    return " ".join([*words, *([f" # without what no option says: {', '.join(missing)}"] if missing else [])])
+
+
+def _slug(operator: str) -> str:
+    """An operator's name in the name of a file."""
+    return re.sub(r"[^a-z0-9.]+", "-", operator).strip("-")
 
 
 def summarise(runs: Sequence[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
@@ -429,7 +467,7 @@ def write_report(report: dict[str, Any], out: str | Path) -> dict[str, Path]:
     }
     paths = {}
     for operator, params in report["students"].items():
-        slug = re.sub(r"[^a-z0-9.]+", "-", operator).strip("-")
+        slug = _slug(operator)
         texts[f"plan-{slug}.json"] = json.dumps(report["plans"][operator], indent=2) + "\n"
         paths[f"student-{slug}.safetensors"] = folder / f"student-{slug}.safetensors"
         metadata = {"operator": operator, "seed": "0", "command": report["command"]}

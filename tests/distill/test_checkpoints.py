@@ -264,7 +264,7 @@ def test_an_unreadable_manifest_is_refused(student, folder):
         run(student, folder, resume=True)
     manifest = folder / "step-00000018" / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
-    with pytest.raises(distill.CheckpointError, match="its format is 99, this library reads 2; resume=14"):
+    with pytest.raises(distill.CheckpointError, match="its format is 99, this library reads 3; resume=14"):
         checkpoints.CheckpointStore(folder, identity(folder)).load(18)
 
 

@@ -209,6 +209,11 @@ def test_a_pruned_model_has_the_zeros_of_its_prune_alone(blobs):
     assert all(mask.all() for mask in jax.tree.leaves(found.masks[0]))
 
 
+def test_a_result_prints_short(result):
+    assert repr(result).startswith("Result(stages=2, steps=20, sparsity=0.6, accuracy=")
+    assert len(repr(result)) < 90
+
+
 def test_history_tells_steps_stages_and_events(result):
     rows = [(row["event"], row["stage"], row["step"]) for row in result.history]
     assert rows == [

@@ -73,6 +73,14 @@ def test_padding_of_weight_zero_changes_nothing():
     assert ours.calibration_error == pytest.approx(alone.calibration_error, rel=1e-5)
 
 
+def test_what_has_no_metrics_prints_too():
+    logits, labels = map(jnp.asarray, case(n=4))
+    assert repr(distill.tally(logits, labels, jnp.zeros(4))) == "Tally(count=0.0)"
+    assert repr(jax.eval_shape(distill.tally, logits, labels)).startswith("Tally(count=ShapeDtypeStruct(")
+    assert repr(jax.vmap(distill.tally)(logits[None], labels[None])) == "Tally(count=[4.])"
+    assert len(repr(distill.tally(logits, labels))) < 90
+
+
 @pytest.mark.parametrize("judge", [TALLY, distill.tally])
 def test_padding_may_hold_anything(judge):
     logits, labels = case(n=30)

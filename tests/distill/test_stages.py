@@ -84,7 +84,7 @@ def test_json_keeps_every_digit_of_an_operator(operator):
         ),
         (lambda plan: plan.update(colour=1), "colour is unknown; known: operator, stages"),
         (lambda plan: plan["stages"][1].pop("steps"), "steps is missing in stage 2"),
-        (lambda plan: plan["stages"][1].update(steps=0), r"steps is 0; .*\(stage 2\)"),
+        (lambda plan: plan["stages"][1].update(steps=0), r"steps must be at least 1, got 0 .*\(stage 2\)"),
         (lambda plan: plan["stages"][1].update(sparsity=0.1), r"sparsity of stage 2 is 0\.1 after 0\."),
         (lambda plan: plan["stages"][0].update(temperature=-1), r"temperature must be .*got -1 \(stage 1\)"),
         (lambda plan: plan.update(stages=[]), "stages is empty"),
@@ -114,6 +114,35 @@ def test_what_json_cannot_say_is_refused():
         distill.stages(pattern=sparsity.n_m(2, 4), sparsity=0.5).to_json()
     with pytest.raises(ValueError, match="not JSON"):
         distill.Plan.from_json("{")
+
+
+def test_scalars_of_numpy_and_jax_become_numbers():
+    plan = distill.stages(
+        temperature=np.float32(4),
+        alpha=jnp.array(0.5),
+        sparsity=np.float64(0.75),
+        scale=jnp.array(2.0),
+        patience=np.int64(2),
+        recover_to=np.float32(0.5),
+        soften_student=np.bool_(True),
+        num_stages=2,
+        steps_per_stage=np.int64(5),
+    )
+    fields = json.loads(plan.to_json())
+    assert fields["soften_student"] is True
+    assert fields["stages"][-1] == {
+        "sparsity": 0.75,
+        "temperature": 4.0,
+        "steps": 5,
+        "scale": 2.0,
+        "alpha": 0.5,
+        "learning_rate": 1.0,
+        "decay": "constant",
+        "recover_to": 0.5,
+        "patience": 2,
+    }
+    assert {type(value) for value in dataclasses.astuple(plan.stages[0])} == {float, int, str}
+    assert distill.Plan.from_json(plan.to_json()).stages == plan.stages
 
 
 def test_the_two_budgets():
@@ -152,7 +181,7 @@ def test_operators_come_by_name_as_objects_and_as_functions():
         ({"learning_rate": 0.0}, "learning_rate must be a positive number"),
         ({"decay": "step"}, "decay 'step' is unknown; known: constant, linear, cosine"),
         ({"recover_to": 95}, r"recover_to is an accuracy in \(0, 1\], got 95"),
-        ({"patience": 0}, "patience must be at least 1 record"),
+        ({"patience": 0}, "patience must be at least 1, got 0"),
         ({"teacher": "me"}, "teacher 'me' is unknown"),
         ({"scale": -1.0}, "scale"),
         ({"score": "size"}, "score"),

@@ -110,10 +110,10 @@ DATA = [
     ("percent", lambda: data.digits(test_size=25), ValueError, "got 25", r"0\.25 holds out a quarter"),
     (
         "nothing left",
-        lambda: data.digits(test_size=0.6, validation_size=0.6),
+        lambda: data.digits(test_size=0.6, validation_size=1.0),
         ValueError,
-        "nothing to train on",
-        "lower one",
+        r"validation_size must lie in \[0, 1\), got 1\.0",
+        "0 holds out nothing",
     ),
     ("no context", lambda: data.pydoc(context=0), ValueError, "got 0", "at least 1 byte"),
     ("one width", lambda: models.MLP(64, rngs=nnx.Rngs(0)), TypeError, "sizes is 64", "list the widths"),

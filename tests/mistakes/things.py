@@ -30,6 +30,13 @@ def mlp(classes=3, inputs=8):
     return models.MLP((inputs, 4, classes), rngs=nnx.Rngs(0))
 
 
+def counting():
+    """A model that holds an integer among its parameters."""
+    model = mlp()
+    model.calls = nnx.Param(jnp.zeros((), jnp.int32))
+    return model
+
+
 def fit(model=None, arrays=None, **changes):
     options = {"steps": 2, "optimizer": sgd, "seed": 0, "batch_size": 8} | changes
     return distill.fit(model or mlp(), toy() if arrays is None else arrays, **options)
