@@ -26,7 +26,7 @@ def fingerprint(*arrays: Any) -> str:
     """
     digest = hashlib.sha256()
     for array in arrays:
-        values = np.ascontiguousarray(array)
+        values = np.asarray(array, order="C")  # ascontiguousarray would give a scalar the shape (1,)
         if values.dtype.hasobject:
             raise TypeError(
                 f"fingerprint takes arrays, text or bytes, got {type(array).__name__}; "

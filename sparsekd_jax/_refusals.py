@@ -1,6 +1,7 @@
 """How the library refuses values: by argument, row and remedy, and only where values can be looked at."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -10,6 +11,12 @@ import numpy as np
 def is_traced(*trees: Any) -> bool:
     """Whether any leaf is an abstract value (inside jit, vmap or grad), which cannot be looked at."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def resembling(given: Any, known: Iterable[str]) -> str:
+    """``"; did you mean 'power'?"`` where a known name resembles what was given, otherwise nothing."""
+    close = difflib.get_close_matches(str(given), list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def refuse(flags: Any, name: str, say: Callable[[tuple[int, ...]], str]) -> None:

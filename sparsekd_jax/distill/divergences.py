@@ -11,7 +11,6 @@ in float32 and float64: the textbook sum, with an error of about 1e-7 in float32
 """
 
 import dataclasses
-import difflib
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sparsekd_jax._numerics import at_least_float32, entropy_density
+from sparsekd_jax._refusals import resembling
 
 LogProbs = Float[Array, "*batch K"]
 PerRow = Float[Array, "*batch"]
@@ -271,8 +271,7 @@ def get_divergence(divergence: str | Divergence) -> Divergence:
     if callable(divergence):
         return divergence
     if not isinstance(divergence, str) or divergence not in DIVERGENCES:
-        close = difflib.get_close_matches(str(divergence), DIVERGENCES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ";"
+        hint = resembling(divergence, DIVERGENCES) or ";"
         raise ValueError(
             f"unknown divergence {divergence!r}{hint} Known: {', '.join(DIVERGENCES)}, JensenShannon(beta)"
         )

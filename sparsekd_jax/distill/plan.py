@@ -1,7 +1,6 @@
 """A plan of stages, as data: what is pruned when, for how long, at which temperature, taught by whom."""
 
 import dataclasses
-import inspect
 import json
 import math
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsekd_jax import operators, sparsity
+from sparsekd_jax.distill._choices import described, is_named, is_written, made
 from sparsekd_jax.distill.divergences import Divergence, get_divergence
 from sparsekd_jax.distill.losses import Operator
 from sparsekd_jax.operators.base import SofteningOperator, operator_name, require_operator
@@ -200,30 +200,31 @@ class Plan:
             A dictionary; the operator stands by its name.
         """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        described = [dataclasses.asdict(stage) for stage in self.stages]
-        shown = {"pattern": _name_of(self.pattern), "divergence": _name_of(self.divergence)}
-        return {**fields, "operator": self.operator_name, "stages": described, **shown}
+        stages = [dataclasses.asdict(stage) for stage in self.stages]
+        shown = {name: described(fields[name]) for name in ("pattern", "divergence")}
+        return {**fields, "operator": self.operator_name, "stages": stages, **shown}
 
     def to_json(self) -> str:
         """The plan as JSON, which `from_json` reads back.
 
         Raises:
-            ValueError: the operator is not one that its name leads back to, such as a function of your own.
+            ValueError: an operator, a pattern or a divergence that JSON cannot say, such as a function of
+                your own.
 
         >>> from sparsekd_jax.distill import stages
         >>> plan = stages(operator="mixture", num_stages=2, total_steps=20)
         >>> Plan.from_json(plan.to_json()).describe() == plan.describe()
         True
         """
-        if not _is_named(self.operator):
+        if not is_named(self.operator):
             raise ValueError(
                 f"operator {self.operator_name} cannot be written to JSON, only those of operators.names(); "
                 "keep the code that makes the plan instead"
             )
         for field in ("pattern", "divergence"):
-            if not isinstance(getattr(self, field), str):
+            if not is_written(getattr(self, field)):
                 raise ValueError(
-                    f"{field} {self.describe()[field]} cannot be written to JSON, only those with a name; "
+                    f"{field} {self.describe()[field]} cannot be written to JSON, only those of the library; "
                     "keep the code that makes the plan instead"
                 )
         return json.dumps(self.describe(), indent=2)
@@ -249,14 +250,16 @@ class Plan:
         _require_fields(fields, cls, "the plan")
         if not isinstance(fields["stages"], list):
             raise ValueError("stages must be a list in the plan")
-        made = []
+        parsed = []
         for number, stage in enumerate(fields["stages"], start=1):
             _require_fields(stage, Stage, f"stage {number}")
             try:
-                made.append(Stage(**stage))
+                parsed.append(Stage(**stage))
             except (TypeError, ValueError) as error:  # a TypeError: text where a number belongs
                 raise ValueError(f"{error} (stage {number})") from error
-        named = {"operator": operators.parse(str(fields["operator"])), "stages": tuple(made)}
+        named = {"operator": operators.parse(str(fields["operator"])), "stages": tuple(parsed)}
+        for field in ("pattern", "divergence"):
+            named |= {field: made(field, fields[field])} if field in fields else {}
         try:
             return cls(**{**fields, **named})
         except TypeError as error:  # text where a truth value belongs
@@ -286,26 +289,6 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _name_of(choice: Any) -> str:
-    if isinstance(choice, str):
-        return choice
-    # A function by its place in the code: its address would be another in the process that resumes.
-    return f"{choice.__module__}.{choice.__qualname__}" if inspect.isfunction(choice) else str(choice)
-
-
-def _is_named(operator: Operator) -> bool:
-    """Whether the name of an operator leads back to it, with all of its hyper-parameters."""
-    try:
-        named = operators.parse(operator_name(operator))
-    except ValueError:
-        return False
-    if type(named) is not type(operator):
-        return False
-    fields = dataclasses.fields(named)  # type: ignore[arg-type]  # every operator that has a name is one
-    pairs = [(getattr(named, f.name), getattr(operator, f.name)) for f in fields]
-    return all(a is b or np.array_equal(a, b) for a, b in pairs)
 
 
 def _require_fields(given: Any, cls: type, where: str) -> None:

@@ -1,12 +1,12 @@
 """Divergence of a student from a teacher that is seen in part, the treatment of the unseen tokens named."""
 
-import difflib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from sparsekd_jax._refusals import resembling
 from sparsekd_jax.distill import divergences
 from sparsekd_jax.distill.divergences import kl_from_logs
 from sparsekd_jax.targets import Softened
@@ -30,8 +30,7 @@ def require_tail_policy(tail: str) -> None:
     ValueError: unknown tail policy 'unifrom'; did you mean 'uniform'? Known: bounds, uniform, bucket, ...
     """
     if tail not in TAIL_POLICIES:
-        close = difflib.get_close_matches(str(tail), TAIL_POLICIES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ";"
+        hint = resembling(tail, TAIL_POLICIES) or ";"
         raise ValueError(f"unknown tail policy {tail!r}{hint} Known: {', '.join(TAIL_POLICIES)}")
 
 

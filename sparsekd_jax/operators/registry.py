@@ -1,12 +1,11 @@
 """Operators by name: what configuration files, command lines and tables use."""
 
 import dataclasses
-import difflib
 from typing import Any
 
 import numpy as np
 
-from sparsekd_jax._refusals import is_traced
+from sparsekd_jax._refusals import is_traced, resembling
 from sparsekd_jax.operators import lawless
 from sparsekd_jax.operators.base import SofteningOperator, TemperatureRange
 from sparsekd_jax.operators.entropy_projection import EntropyProjection
@@ -60,8 +59,7 @@ def get(name: str, **parameters: Any) -> SofteningOperator:
     if name not in _FAMILIES:
         if "(" in name and name.partition("(")[0] in _FAMILIES:
             raise ValueError(f"name is {name!r}, with a parameter in it; call operators.parse({name!r})")
-        close = difflib.get_close_matches(name, _FAMILIES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ";"
+        hint = resembling(name, _FAMILIES) or ";"
         raise ValueError(f"unknown operator {name!r}{hint} Known: {', '.join(_FAMILIES)}")
     family = _FAMILIES[name]
     fields = {f.name: f for f in dataclasses.fields(family)}  # type: ignore[arg-type]

@@ -1,11 +1,12 @@
 """How choices and functions are passed: by name, and with only the arguments that a function asks for."""
 
-import difflib
 import inspect
 import operator
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from sparsekd_jax._refusals import resembling
 
 
 def named(argument: str, choice: Any, known: Mapping[str, Any], others: str = "a function") -> Any:
@@ -13,10 +14,8 @@ def named(argument: str, choice: Any, known: Mapping[str, Any], others: str = "a
     if not isinstance(choice, str):
         return choice
     if choice not in known:
-        close = difflib.get_close_matches(choice, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        known_names = ", ".join(known)
-        raise ValueError(f"{argument} {choice!r} is unknown{hint} (known: {known_names}; or pass {others})")
+        hint, names = resembling(choice, known), ", ".join(known)
+        raise ValueError(f"{argument} {choice!r} is unknown{hint} (known: {names}; or pass {others})")
     return known[choice]
 
 

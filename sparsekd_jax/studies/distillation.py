@@ -113,7 +113,7 @@ class Settings:
             "soften_student": plan.soften_student,
             "schedule": "of the plan",
             "score": plan.score,
-            "pattern": plan.pattern,
+            "pattern": str(plan.pattern),
         }
         return cls.of_data(name, **{**said, **changes})
 
@@ -328,7 +328,8 @@ def _in_one_stage(plan: distill.Plan, *, dense: bool) -> distill.Plan:
         recover_to=None,
         patience=None,
     )
-    return dataclasses.replace(plan, stages=(whole,), teacher="original")
+    pattern = "global" if dense else plan.pattern  # n:m has a sparsity of its own
+    return dataclasses.replace(plan, stages=(whole,), teacher="original", pattern=pattern)
 
 
 _OF_A_PLAN = ("alpha", "schedule", "decay", "score", "pattern")

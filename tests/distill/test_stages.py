@@ -99,6 +99,44 @@ def test_an_edited_plan_is_validated_as_any_other(edit, message):
         distill.Plan.from_json(json.dumps(plan))
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"pattern": sparsity.n_m(2, 4, axis=-1), "sparsity": 0.5},
+        {"pattern": sparsity.block((4, 2))},
+        {"pattern": sparsity.channel(0)},
+        {"divergence": distill.JensenShannon(0.25)},
+    ],
+)
+def test_json_says_patterns_and_divergences_with_their_numbers(choice):
+    plan = distill.stages(num_stages=1, total_steps=1, **choice)
+    again = distill.Plan.from_json(plan.to_json())
+    (field,) = choice.keys() - {"sparsity"}
+    assert getattr(again, field) == choice[field]
+    assert again.describe() == plan.describe()
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"n_n": {"n": 2, "m": 4}}, "give a name, or one of n_m, block, channel"),
+        ({"n_m": {"n": 2}}, "pattern n_m: .*'m'"),
+        ({"n_m": {"n": 5, "m": 4}}, "1 ≤ n ≤ m"),
+        ({"n_m": [2, 4]}, "with its arguments"),
+        ({"block": {"shape": [4, 4]}, "channel": {}}, "give a name, or one of"),
+        ({}, "give a name, or one of"),
+    ],
+)
+def test_a_pattern_in_json_that_is_none_is_refused(said, words):
+    plan = json.loads(distill.stages(num_stages=1, total_steps=1).to_json())
+    with pytest.raises(ValueError, match=words):
+        distill.Plan.from_json(json.dumps(plan | {"pattern": said}))
+
+
+def every_second(scores, rate):
+    raise AssertionError("it is only named")
+
+
 def test_what_json_cannot_say_is_refused():
     def halfway(p, temperature):
         return p / temperature + (1 - 1 / temperature) / p.shape[-1]
@@ -110,8 +148,8 @@ def test_what_json_cannot_say_is_refused():
         ValueError, match=r"operator prior-directed\(float32\[2\]\) cannot be written to JSON"
     ):
         distill.stages(operator=prior, scale=1.0).to_json()
-    with pytest.raises(ValueError, match=r"pattern 2:4 along axis -2 cannot be written"):
-        distill.stages(pattern=sparsity.n_m(2, 4), sparsity=0.5).to_json()
+    with pytest.raises(ValueError, match=r"pattern tests\..*every_second cannot be written"):
+        distill.stages(pattern=every_second).to_json()
     with pytest.raises(ValueError, match="not JSON"):
         distill.Plan.from_json("{")
 

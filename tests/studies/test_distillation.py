@@ -10,7 +10,7 @@ from flax import nnx
 from scipy import stats
 from typer.testing import CliRunner
 
-from sparsekd_jax import _page, data, distill, models, studies
+from sparsekd_jax import _page, data, distill, models, sparsity, studies
 from sparsekd_jax.cli import app
 from sparsekd_jax.studies import distillation, distillation_page, workloads
 
@@ -379,3 +379,13 @@ def test_a_plan_that_cannot_be_read_is_refused(plan_file, tmp_path):
         assert result.exit_code == 2
         assert says in result.output
         assert "--config" in result.output
+
+
+def test_a_plan_with_a_pattern_of_numbers_is_a_configuration():
+    plan = distill.stages(pattern=sparsity.n_m(2, 4), sparsity=0.5, num_stages=2, total_steps=10)
+    settings = studies.Settings.of_plan(distill.Plan.from_json(plan.to_json()), "digits")
+    settings = studies.Settings.of(json.loads(json.dumps(dataclasses.asdict(settings))))
+    settings.validate()
+    assert settings.plan("power", "staged").pattern == plan.pattern
+    assert settings.plan("power", "one-shot").stages[0].sparsity == 0.5
+    assert settings.plan("power", "dense").stages[0].sparsity == 0.0
