@@ -110,7 +110,7 @@ GOALS = (
         "mixture from p, × softmax",
         0.8,
         times("mixture", "probabilities"),
-        why="a copy alone took 0.75 to 0.9 of a softmax in this run, and the program keeps room for T < 1 too",
+        why="a copy alone took 0.75 to 0.9 of a softmax in this run, and the program has room for T < 1 too",
     ),
     Goal("Tsallis-1.5 from p, × softmax", 1.5, times("tsallis(1.5)", "probabilities")),
     Goal(
