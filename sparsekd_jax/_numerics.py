@@ -58,6 +58,16 @@ def entropy_density(log_x: Array, x: Array) -> Array:
     return jnp.where(small, near * near * _polynomial(_DENSITY, near), x * log_x - x + 1)
 
 
+def fewest_digits(value: float) -> str:
+    """A number in the fewest digits that read back as it.
+
+    >>> fewest_digits(2.0), fewest_digits(1.23456789)
+    ('2', '1.23456789')
+    """
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 def safe_sqrt(x: Array) -> Array:
     """``√x`` with gradient 0 at 0 instead of inf, and 0 below; of NaN it is NaN."""
     positive = ~(x <= 0)

@@ -18,6 +18,7 @@ from jax.experimental import checkify
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from sparsekd_jax import simplex
+from sparsekd_jax._numerics import fewest_digits
 from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.operators._rows import centred_log, centred_logits
 
@@ -118,7 +119,7 @@ def claim(
 
 
 _HOTTEST = {"float32": 2.0**100, "float64": 2.0**1000}
-"""T that is called by, and down to 1/T: beyond, T or log p/T leaves the dtype."""
+"""The highest T that is taken, and 1 over the lowest: beyond, T or log p/T leaves the dtype."""
 
 BLOCK = 2**17
 """Elements of a block of rows: 512 KiB in float32, which a core's cache holds beside what is made of it."""
@@ -305,12 +306,11 @@ def _is_default(value: Any, default: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A number in digits that read back as it; of anything else its name or kind, which `parse` refuses."""
+    """A number as `parse` reads it; of anything else its name or kind, which `parse` refuses."""
     if not _is_number(value):
         kind = f"{value.dtype}{list(value.shape)}" if hasattr(value, "dtype") else type(value).__name__
         return str(getattr(value, "__name__", kind))
-    number = float(value)
-    return short if float(short := f"{number:g}") == number else repr(number)
+    return fewest_digits(float(value))
 
 
 def _field_names(op: type | SofteningOperator, static: bool) -> list[str]:

@@ -14,6 +14,7 @@ import optax  # type: ignore[import-untyped]
 from flax import nnx
 
 from sparsekd_jax import distill, operators, sparsity
+from sparsekd_jax._numerics import fewest_digits
 from sparsekd_jax.studies.environment import environment
 from sparsekd_jax.studies.verdicts import verdict_table
 from sparsekd_jax.studies.workloads import WORKLOADS, Workload
@@ -364,18 +365,14 @@ def command(settings: Settings) -> str:
     unsaid = [*_OF_NO_OPTION, *(() if plan else changed)]
     missing = [f"{n}={getattr(settings, n)!r}" for n in unsaid if getattr(settings, n) != getattr(default, n)]
 
-    def number(value: float) -> str:
-        short = f"{value:g}"
-        return short if float(short) == value else repr(value)
-
     def said(given: Settings) -> dict[str, str]:
         effort = {"seeds": str(given.num_seeds), "teacher-steps": str(given.teacher_steps)}
         if plan is not None:
             return effort
         return {
             "operator": ",".join(given.operators),
-            "temperature": number(given.temperature),
-            "sparsity": number(given.sparsity),
+            "temperature": fewest_digits(given.temperature),
+            "sparsity": fewest_digits(given.sparsity),
             "stages": str(given.num_stages),
             "steps": str(given.steps),
             **effort,

@@ -115,7 +115,7 @@ def test_wide_rows_meet_the_conditions_of_the_optimum(k):
         pulled, log_q = p - q, np.log(q)
         centred = log_q - log_q.mean(-1, keepdims=True)
         a = (centred * pulled).sum(-1, keepdims=True) / (centred**2).sum(-1, keepdims=True)
-        rest = pulled - a * log_q
+        rest = pulled - a * log_q  # of terms up to 1, each rounded by an ulp or a few
         np.testing.assert_allclose(rest, rest.mean(-1, keepdims=True) + 0 * rest, rtol=0, atol=1e-14)
         assert (a > 0).all()
         np.testing.assert_allclose(operator(p32, t), q, rtol=0, atol=2e-6, err_msg=f"T = {t}")

@@ -1,5 +1,7 @@
 """Softened rows of distributions, as the modules above take them: any number of rows, any callable."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,10 +58,9 @@ def test_rows_are_traceable(x64):
 
 @pytest.mark.parametrize("shape", [(), (6,), (2, 3)])
 def test_a_plain_function_gets_one_row_and_its_temperature(shape, x64):
-    rows = jnp.asarray(ROWS[:6]).reshape(2, 3, 4)[(..., *[slice(None)] * 3)] if len(shape) == 2 else None
-    rows = jnp.asarray(ROWS[:6]) if rows is None else rows
-    rows = rows[0] if shape == () else rows
-    temperatures = jnp.linspace(1.5, 4.0, max(1, int(np.prod(shape)))).reshape(shape)
+    count = math.prod(shape)
+    rows = jnp.asarray(ROWS[:count]).reshape(*shape, 4)
+    temperatures = jnp.linspace(1.5, 4.0, count).reshape(shape)
     wanted = PowerTransform()(rows, temperatures)
     np.testing.assert_allclose(on_rows(by_jax, rows, temperatures), wanted, rtol=1e-13)
     np.testing.assert_allclose(
