@@ -365,6 +365,14 @@ def test_parametrize_names_its_cases():
     assert {"power-A3", "softmax_like-A5h"} <= set(mark.kwargs["ids"])
 
 
+def test_operators_of_one_name_share_an_expected_failure():
+    mark = parametrize(
+        [ClampedPower(), ClampedPower()], expected_failures={("clamped-power", "semigroup"): "clamped"}
+    )
+    reasons = [law.expected_failure for law, _ in mark.args[1] if law.law == "semigroup"]
+    assert reasons == ["clamped", "clamped"]
+
+
 def test_an_expected_failure_that_no_longer_fails_is_an_error():
     with pytest.raises(AssertionError, match=r"no longer breaks A1.*because: once it did"):
         LawTest("A1", None, "once it did").assert_holds(
