@@ -94,10 +94,14 @@ def test_a_function_that_raises_is_no_failed_claim(module):
     (module / "crashes.py").write_text("def boom(p, T):\n    raise RuntimeError('too hot')\n")
     (module / "typo.py").write_text("def f(p, T) return p\n")
     (module / "dies.py").write_text("1 / 0\n")
+    (module / "value.py").write_text("def f(p, T):\n    raise ValueError('a zero')\n")
+    (module / "shapes.py").write_text("import jax.numpy as jnp\ndef f(p, T):\n    return p + jnp.ones(7)\n")
     for name, words in (
         ("crashes:boom", ("boom raised RuntimeError: too hot", "crashes.py:2: raise RuntimeError")),
         ("typo:f", ("'typo' cannot be imported", "SyntaxError", "line 1")),
         ("dies:f", ("'dies' cannot be imported", "ZeroDivisionError", "dies.py:1")),
+        ("value:f", ("f raised ValueError: a zero", "value.py:2: raise ValueError")),
+        ("shapes:f", ("f raised TypeError: add got incompatible shapes", "shapes.py:3: return p")),
     ):
         result = run(name, "--laws", "A1", "--classes", "2")
         assert result.exit_code == 2, result.output
@@ -133,6 +137,7 @@ def test_a_range_is_respected(module):
         (["power", "--temperatures", "5:2"], "0 ≤ LOW < HIGH"),
         (["entropy-projection", "--temperatures", "0.1:0.5"], "nothing in common"),
         (["power", "--json", "no/such/dir/f.json"], "does not exist"),
+        (["power", "--html", "."], "is a directory; name a file"),
     ],
 )
 def test_usage_errors_exit_2_and_say_what_to_do(module, arguments, words):

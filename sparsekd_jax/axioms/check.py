@@ -14,7 +14,7 @@ from sparsekd_jax.axioms import cases as case_makers
 from sparsekd_jax.axioms.cases import Cases
 from sparsekd_jax.axioms.evaluate import Evaluator
 from sparsekd_jax.axioms.laws import LAWS
-from sparsekd_jax.axioms.observation import Law, Margins, Observation
+from sparsekd_jax.axioms.observation import SINGLE_PRECISION_TOLERANCE, Law, Margins, Observation
 from sparsekd_jax.axioms.report import LawResult, Report, Verdict
 from sparsekd_jax.axioms.witness import Witness
 from sparsekd_jax.operators import Claim, Claims, TemperatureRange
@@ -25,9 +25,6 @@ NUM_CLASSES = (2, 3, 5, 8, 64)
 
 Softener = Callable[[Any, Any], Any]
 Bounds = TemperatureRange | tuple[float, float]
-
-SINGLE_PRECISION_TOLERANCE = 2e-5
-"""What a law forgives an operator that answers in less than float64."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +82,8 @@ def check(
 
     A law is judged on the domain and the temperatures that the operator claims for it (a law it does not
     claim: on its whole range), and on the boundary of the simplex too, so that an over-cautious claim shows.
-    "Holds" means: no violation among the recorded cases. In float64, whatever the process uses.
+    "Holds" means: no violation among the recorded cases. In float64, whatever the process uses; what answers
+    in less all the same is judged to 2e-5 (float32), and of its gradients nothing is said.
 
     Args:
       operator: a `SofteningOperator`, or a function of one distribution p ``[K]`` and a scalar temperature. A
@@ -103,7 +101,8 @@ def check(
       A `Report`: ``report.ok``, ``report["A3"].verdict``, ``.margin``, ``.witness``, ``.cases``.
 
     Raises:
-      ValueError: no law or an unknown one, K < 2, or a range that the operator does not cover.
+      ValueError: no law or an unknown one, K < 2, a range that the operator does not cover, or a function
+        that answers the same arguments in two ways (one that draws random numbers or remembers).
       TypeError: the operator is not callable, takes other arguments or in another order, or returns another
         shape than it was given.
 
@@ -135,12 +134,15 @@ def check(
         raise ValueError(f"temperature_range {given} has nothing in common with {claims.temperatures}")
 
     evaluator = Evaluator(operator)
-    evaluator.prepare(ks)
+    probe = case_makers.sweep(ks[0], asked, 8, seed)
+    evaluator.prepare(ks, float(probe.high[0]))
     budget = budget or Budget()
     if not evaluator.traceable:  # row by row: a tenth as fast, so fewer cases, still dense in T
+        _require_one_answer(evaluator, probe)
         budget = dataclasses.replace(budget, sweep=max(budget.sweep // 5, 1), limits=budget.limits // 5)
     run = _Run(evaluator, claims, asked, ks, budget, corpus, seed)
-    results = [run.judge(law) for law in chosen]
+    with np.errstate(invalid="ignore"):  # an operator may answer NaN or inf, which laws judge
+        results = [run.judge(law) for law in chosen]
     return Report(
         name or operator_name(operator),
         asked,
@@ -168,6 +170,21 @@ def _require_signature(operator: Softener) -> None:
             f"operator takes {signature}; the order is (p, temperature): swap them, such as "
             "lambda p, temperature: operator(temperature, p)"
         )
+
+
+def _require_one_answer(evaluator: Evaluator, probe: Cases) -> None:
+    """Refuse a function that draws random numbers or remembers: rows asked in another order show it."""
+    p, t = np.repeat(probe.p, 2, axis=0), np.stack([probe.low, probe.high], -1).ravel()
+    there, back = evaluator.soften(p, t), evaluator.soften(p[::-1], t[::-1])[::-1]
+    if not np.array_equal(there, back, equal_nan=True):
+        raise _two_answers(evaluator)
+
+
+def _two_answers(evaluator: Evaluator) -> ValueError:
+    return ValueError(
+        f"operator {operator_name(evaluator.operator)} answers the same p and temperature in two ways; it is "
+        "a function of these two alone: fix its random key, and keep nothing between calls"
+    )
 
 
 def _chosen_laws(laws: Iterable[str] | None) -> list[Law]:
@@ -200,13 +217,15 @@ class _Run:
         self._seen: dict[tuple[TemperatureRange, bool], list[Observation]] = {}
 
     def judge(self, law: Law) -> LawResult:
+        if self.evaluator.single_precision:
+            law = dataclasses.replace(law, tolerance=max(law.tolerance, SINGLE_PRECISION_TOLERANCE))
         claim = self.claims.laws.get(law.id)
         where = self._where(law, claim)
         if where is None:
             return LawResult(law, "not applicable", None, 0)
         if claim is not None and not law.limit and claim.temperatures.intersect(self.asked) is None:
             claim = None  # claimed, but not at these temperatures
-        tally = _Tally(law, where, SINGLE_PRECISION_TOLERANCE if self.evaluator.single_precision else 0.0)
+        tally = _Tally(law, where)
         for seen in self._observations(where, law.limit):
             tally.add(seen.cases, law.margins(seen))
         if not tally.fails:
@@ -258,6 +277,8 @@ class _Run:
             return hypothesis.find(strategy, broken, settings=settings, random=random.Random(self.seed))
         except hypothesis.errors.NoSuchExample:
             return None
+        except hypothesis.errors.Flaky:  # it tries what it found once more
+            raise _two_answers(self.evaluator) from None
 
     def _search(self, law: Law, where: TemperatureRange, tally: "_Tally") -> None:
         """Let Hypothesis look where the sweep found nothing."""
@@ -273,7 +294,7 @@ class _Run:
         self._find(case_makers.cases(small, where), broken, -(-self.budget.search // law.effort))
 
     def _shrunk(self, law: Law, where: TemperatureRange, witness: Witness, interior: bool) -> Witness:
-        tally = _Tally(law, where, SINGLE_PRECISION_TOLERANCE if self.evaluator.single_precision else 0.0)
+        tally = _Tally(law, where)
 
         def broken(case: Cases) -> bool:
             inside = where.inside(case.low).all() and where.inside(case.high).all()
@@ -292,9 +313,8 @@ class _Run:
 class _Tally:
     """What has been seen of one law: how many cases it speaks of, the worst margins, and where."""
 
-    def __init__(self, law: Law, where: TemperatureRange, forgiven: float) -> None:
+    def __init__(self, law: Law, where: TemperatureRange) -> None:
         self.law, self.where = law, where
-        self.tolerance = max(law.tolerance, forgiven)
         self.count = 0
         self.undecided = 0
         self.always_equal = True
@@ -303,7 +323,7 @@ class _Tally:
 
     def _broken(self, margins: Margins) -> np.ndarray:
         decided = np.ones(len(margins.margin), bool) if margins.decided is None else margins.decided
-        return decided & (margins.margin < -self.tolerance)
+        return decided & (margins.margin < -self.law.tolerance)
 
     def violates(self, case: Cases, margins: Margins, interior: bool) -> bool:
         """Whether a batch of one breaks the law (in the interior)."""
@@ -338,7 +358,8 @@ class _Tally:
         """Which violation to show: one that is plain to see, of moderate numbers, not the most extreme."""
         least = np.minimum(*(np.where(x > 0, x, 1).min(-1) for x in (batch.p, batch.r))) * batch.num_classes
         mild = 1 / (1 + np.abs(np.log(batch.high)) + np.abs(np.log(batch.low)))
-        return least * mild + (margins.margin < -1e-3)
+        # Of a defect that is small everywhere, not a case where it is next to nothing.
+        return least * mild + (margins.margin <= max(-1e-3, 0.1 * margins.margin.min()))
 
     @property
     def fails(self) -> bool:

@@ -80,11 +80,11 @@ class Evaluator:
         """How many segments the continuity law may follow for each K."""
         return BATCH if self.traceable else 32
 
-    def prepare(self, num_classes: tuple[int, ...]) -> None:
-        """Compile for every K, two at a time."""
+    def prepare(self, num_classes: tuple[int, ...], temperature: float) -> None:
+        """Compile for every K, two at a time; called at a temperature that the operator allows."""
 
         def compile_for(k: int) -> None:
-            self.soften(np.full((1, k), 1 / k), np.full(1, 1.5))
+            self.soften(np.full((1, k), 1 / k), np.full(1, temperature))
 
         compile_for(num_classes[0])  # a function that cannot be traced is found out before threads start
         with ThreadPoolExecutor(2) as pool:
@@ -134,9 +134,10 @@ class Evaluator:
     def _row_by_row(self, p: np.ndarray, temperature: np.ndarray) -> np.ndarray:
         self._compiled = None
         out = np.empty_like(p)
-        with np.errstate(all="ignore"):
+        # What jax code in it is given is float64 too; a row of its own, as numpy code may write into it.
+        with np.errstate(all="ignore"), jax.enable_x64(True):
             for i, (row, t) in enumerate(zip(p, temperature, strict=True)):
-                q = np.asarray(self.operator(row, float(t)))
+                q = np.asarray(self.operator(row.copy(), float(t)))
                 self._inspect(q[None] if q.ndim == 1 else q, row[None])
                 out[i] = q
         return out
@@ -148,5 +149,9 @@ class Evaluator:
             raise TypeError(
                 f"the operator returned shape {np.shape(q)[1:]} for p of shape {p.shape[1:]}; it must map "
                 "one distribution p [K] and a scalar temperature to one distribution [K]"
+            )
+        if np.issubdtype(q.dtype, np.complexfloating):
+            raise TypeError(
+                f"the operator returned {q.dtype}; a distribution is real: return q.real, if q is one"
             )
         self.single_precision |= jnp.result_type(q) != jnp.float64

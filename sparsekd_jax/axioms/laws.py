@@ -10,17 +10,26 @@ from collections.abc import Callable
 import numpy as np
 
 from sparsekd_jax.axioms.limits import cold_limit, continuity, finite_gradients, hot_limit
-from sparsekd_jax.axioms.observation import BLUR, Law, Margins, Observation, entropy, sorted_by, worst_if_nan
+from sparsekd_jax.axioms.observation import (
+    BLUR,
+    SINGLE_PRECISION_TOLERANCE,
+    Law,
+    Margins,
+    Observation,
+    entropy,
+    sorted_by,
+    worst_if_nan,
+)
 
 # -- closure, ranking ----------------------------------------------------------------------------------------
 
 
 def _closure(seen: Observation) -> Margins:
     q = seen.hot
-    total = q.sum(-1)
+    least, total = q.min(-1), q.sum(-1)
     with np.errstate(invalid="ignore"):
-        margin = np.minimum(q.min(-1), -np.abs(total - 1))
-    return Margins(worst_if_nan(margin, q), total, np.ones_like(total))
+        margin = np.minimum(least, -np.abs(total - 1))
+    return Margins(worst_if_nan(margin, q), least, total)
 
 
 def _weak_ranking(seen: Observation) -> Margins:
@@ -37,8 +46,9 @@ def _weak_ranking(seen: Observation) -> Margins:
 
 def _strict_ranking(seen: Observation) -> Margins:
     p, q = sorted_by(seen.cases.p, seen.hot)
+    single = seen.evaluator.single_precision
     # Pairs whose gap no reasonable T ≤ 100 squeezes below the resolution of q.
-    clear = (p[:, :-1] - p[:, 1:] >= 1e-4) & (p[:, :-1] >= 1.001 * p[:, 1:])
+    clear = (p[:, :-1] - p[:, 1:] >= (1e-2 if single else 1e-4)) & (p[:, :-1] >= 1.001 * p[:, 1:])
     clear &= (seen.cases.high <= 100)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):  # a row evened out to rounding has no gaps left
         even = np.log(q[:, :1]) - np.log(q.min(-1, keepdims=True)) <= 1e-6
@@ -50,7 +60,9 @@ def _strict_ranking(seen: Observation) -> Margins:
             gap = log_q[:, :-1] - log_q[:, 1:]
             gap = np.where(np.isneginf(log_q[:, :-1]), 0.0, gap)
             scale = np.maximum(1, np.where(np.isfinite(log_q[:, :-1]), np.abs(log_q[:, :-1]), 1))
-            excess = np.where(clear[where], gap - BLUR * scale, np.inf)
+            # In single precision a gap below the tolerance, which forgives as much again, is none.
+            blur = 2 * SINGLE_PRECISION_TOLERANCE if single else BLUR * scale
+            excess = np.where(clear[where], gap - blur, np.inf)
         worst = np.argmin(np.where(np.isnan(excess), -np.inf, excess), -1)
         return excess[np.arange(len(excess)), worst], worst
 
@@ -181,7 +193,7 @@ def _expansion(order: int) -> Callable[[Observation], Margins]:
         before = np.linalg.norm(cases.p - cases.r, ord=order, axis=-1)
         after = np.linalg.norm(seen.hot - seen.partner, ord=order, axis=-1)
         # Closer pairs measure rounding, not the operator.
-        decided = before >= 1e-6
+        decided = before >= (0.05 if seen.evaluator.single_precision else 1e-6)
         ratio = after / np.where(decided, before, 1)
         margin = worst_if_nan(1 - ratio, seen.hot, seen.partner)
         return Margins(np.where(decided, margin, np.inf), after, before, decided)
@@ -212,7 +224,13 @@ def _support(seen: Observation) -> Margins:
 LAWS: dict[str, Law] = {
     law.id: law
     for law in (
-        Law("closure", "closure", "F_T(p)_i ≥ 0, Σ_i F_T(p)_i = 1", _closure, sides=("Σ F_T(p)", "1")),
+        Law(
+            "closure",
+            "closure",
+            "F_T(p)_i ≥ 0, Σ_i F_T(p)_i = 1",
+            _closure,
+            sides=("min_i F_T(p)_i", "Σ_i F_T(p)_i"),
+        ),
         Law(
             "equivariance",
             "permutation equivariance",

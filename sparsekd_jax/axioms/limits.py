@@ -22,7 +22,8 @@ def _trend(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat = (kept >= FLAT) & (kept_before >= FLAT)
     arrived = last <= ARRIVED
     margin = np.where(arrived, ARRIVED - last, np.where(flat, -last, 0.0))
-    return np.where(np.isnan(distances).any(0), -np.inf, margin), arrived | flat | np.isnan(last)
+    broken = ~np.isfinite(distances).all(0)
+    return np.where(broken, -np.inf, margin), arrived | flat | broken
 
 
 def hot_limit(on_support: bool) -> Callable[[Observation], Margins]:
@@ -158,7 +159,8 @@ def _jump_onto_face(seen: Observation) -> Margins:
 def finite_gradients(seen: Observation) -> Margins:
     """Difference quotients at steps 1e-5, 1e-8 and 1e-11: a finite gradient lets them settle.
 
-    The first 256 cases are examined; of the others nothing is said (+inf).
+    The first 256 cases are examined; of the others nothing is said (+inf), nor of answers in less than
+    float64, whose rounding is larger than these steps.
     """
     cases, soften = seen.cases, seen.evaluator.soften
     n = len(cases)
@@ -175,6 +177,7 @@ def finite_gradients(seen: Observation) -> Margins:
         first, second = quotients[1] - quotients[0], quotients[2] - quotients[1]
         grows = (second > 0.5 * first) & (second > 5e-3 * np.maximum(1, quotients[1]))
     margin, left, right = np.full(n, np.inf), np.zeros(n), np.zeros(n)
-    margin[rows] = np.where(np.isfinite(quotients[2]), np.where(grows, -quotients[2], 0.0), -np.inf)
+    settled = np.inf if seen.evaluator.single_precision else np.where(grows, -quotients[2], 0.0)
+    margin[rows] = np.where(np.isfinite(quotients[2]), settled, -np.inf)
     left[rows], right[rows] = quotients[2], quotients[1]
     return Margins(margin, left, right)

@@ -15,6 +15,10 @@ BLUR = 64 * ULP
 """A strict gap below this, in log space, is not decided."""
 
 
+SINGLE_PRECISION_TOLERANCE = 2e-5
+"""What a law forgives an operator that answers in less than float64."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Margins:
     """What a law says of each case.
@@ -74,8 +78,8 @@ class Observation:
 
     @cached_property
     def broken(self) -> np.ndarray:
-        """Where F_T(p) or F_S(p) is not a number, ``[N]``."""
-        return np.isnan(self.hot).any(-1) | np.isnan(self.cold).any(-1)
+        """Where F_T(p) or F_S(p) is not finite, ``[N]``."""
+        return ~np.isfinite(self.hot).all(-1) | ~np.isfinite(self.cold).all(-1)
 
     def log_hot(self, rows: np.ndarray) -> np.ndarray | None:
         """log F_T(p) at some rows without underflow, or None for a plain function."""
@@ -85,14 +89,14 @@ class Observation:
 
 
 def entropy(q: np.ndarray) -> np.ndarray:
-    """Shannon entropy of numpy rows, in nats; entries that are not positive count 0."""
+    """Shannon entropy of numpy rows, in nats; zeros and negative entries count 0, NaN stays NaN."""
     with np.errstate(invalid="ignore"):
-        positive = q > 0
-        return -np.sum(np.where(positive, q * np.log(np.where(positive, q, 1)), 0), -1)
+        positive = ~(q <= 0)
+        return np.sum(np.where(positive, q * -np.log(np.where(positive, q, 1)), 0), -1) + 0.0  # no −0
 
 
 def worst_if_nan(margin: np.ndarray, *outputs: np.ndarray) -> np.ndarray:
-    """The margin, −inf in rows where it or an output is NaN."""
+    """The margin, −inf in rows where it is NaN or an output is not finite."""
     broken = np.isnan(margin)
     for q in outputs:
         broken |= ~np.isfinite(q).all(-1)

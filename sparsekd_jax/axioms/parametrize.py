@@ -52,7 +52,7 @@ def parametrize(
 
     Args:
       operators: operators, or functions ``(p, temperature) -> q``.
-      temperature_range: for functions without claims.
+      temperature_range: temperatures to judge at, as in `check`.
       expected_failures: reasons by ``(operator name, law)``. Such a case runs too, and fails if the law is no
         longer broken.
 
@@ -68,7 +68,7 @@ def parametrize(
     if not isinstance(operators, Iterable):
         raise TypeError("operators is a single operator; pass a list: parametrize([operator])")
     expected = dict(expected_failures or {})
-    params, ids = [], []
+    params, ids, met = [], [], set()
     for operator in operators:
         name = operator_name(operator)
         claims = getattr(operator, "claims", None)
@@ -76,10 +76,10 @@ def parametrize(
             claims = plain_claims(TemperatureRange.of(temperature_range or (1.0, float("inf"))))
         unclaimed = [law for owner, law in expected if owner == name and law not in claims.laws]
         for law in [*claims.laws, *unclaimed]:
-            reason = expected.pop((name, law), None)
-            params.append((LawTest(law, temperature_range, reason), operator))
+            met.add((name, law))
+            params.append((LawTest(law, temperature_range, expected.get((name, law))), operator))
             ids.append(f"{name}-{law}")
-    if expected:
-        owner, law = next(iter(expected))
+    if expected.keys() - met:
+        owner, law = next(key for key in expected if key not in met)
         raise ValueError(f"expected_failures names ({owner!r}, {law!r}), and no operator here has that name")
     return pytest.mark.parametrize(("law", "operator"), params, ids=ids)

@@ -2,11 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sparsekd_jax.cli._arguments import refuse, terminal
+
+if TYPE_CHECKING:
+    from traceback import FrameSummary
 
 
 def axioms(
@@ -72,10 +75,10 @@ def axioms(
             budget = checker.Budget.deep() if deep else None
             try:
                 report = checker.check(operator, name=label, laws=chosen, budget=budget, **given)
-            except (TypeError, ValueError) as error:
-                refuse("NAMES", str(error))
-            except Exception as error:  # whatever a function of the user's raises
-                refuse("NAMES", f"{label or operator_name(operator)} {_raised(error)}")
+            except Exception as error:  # the checker's own words, or whatever a function of the user's raises
+                checkers = isinstance(error, TypeError | ValueError) and not _own_frames(error)
+                said = str(error) if checkers else f"{label or operator_name(operator)} {_raised(error)}"
+                refuse("NAMES", said)
             reports.append(report)
             if every:
                 console.print(report.summary(), highlight=False, soft_wrap=True)
@@ -135,15 +138,22 @@ def _raised(error: Exception) -> str:
     """What an exception says, and the last line of the user's own code that it passed."""
     if isinstance(error, SyntaxError):
         return f"raised SyntaxError: {error}"
-    import traceback
-
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and str(Path(__file__).parents[1]) not in frame.filename
-    ]
+    own = _own_frames(error)
     where = f" at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
     return f"raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{where}"
+
+
+def _own_frames(error: Exception) -> "list[FrameSummary]":
+    """What of the user's own code an exception passed: neither this package, nor Python's, nor a library."""
+    import sysconfig
+    import traceback
+
+    others = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), "<frozen")
+    return [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename and not frame.filename.startswith(others)
+    ]
 
 
 def _whole_numbers(text: str | None, option: str) -> tuple[int, ...] | None:
@@ -171,5 +181,7 @@ def _range_of(text: str | None) -> tuple[float, float] | None:
 
 
 def _require_writable(path: Path | None, option: str) -> None:
+    if path is not None and path.is_dir():
+        refuse(option, f"{path} is a directory; name a file in it")
     if path is not None and not path.parent.is_dir():
         refuse(option, f"the directory {path.parent} does not exist; make it first")

@@ -40,7 +40,7 @@ def soften(operator: Operator, p: Float[np.ndarray, "N K"], temperature: float) 
             q = np.asarray(on_rows(operator, rows, temperature), np.float64)[: len(p)]
         except jax.errors.JAXTypeError:  # numpy code
             by_row: Callable[..., Any] = operator
-            q = np.stack([np.asarray(by_row(row, temperature), np.float64) for row in p])
+            q = np.stack([np.asarray(by_row(row.copy(), temperature), np.float64) for row in p])
         _require_classes(p.shape[1], q.shape[1])
     return q
 

@@ -63,6 +63,12 @@ class ConvexMixture(SofteningOperator):
         if self._default:
             return
         mixed = np.asarray(self.schedule(jnp.asarray(temperature)))
+        if mixed.shape not in ((), temperature.shape):
+            raise ValueError(
+                f"schedule gives weights of shape {mixed.shape} for T of shape {temperature.shape}; it gives "
+                "one weight a temperature"
+            )
+        mixed = np.broadcast_to(mixed, temperature.shape)
         bad = ~((mixed >= 0) & (mixed <= 1))
         if bad.any():
             raise ValueError(
@@ -77,7 +83,8 @@ class ConvexMixture(SofteningOperator):
     @property
     def name(self) -> str:
         """The family, and the schedule where it is not the default."""
-        return self.family if self._default else f"{self.family}[{self.schedule.__name__}]"
+        shown = getattr(self.schedule, "__name__", type(self.schedule).__name__)  # a partial has no name
+        return self.family if self._default else f"{self.family}[{shown}]"
 
     @property
     def claims(self) -> Claims:

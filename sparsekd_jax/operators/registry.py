@@ -125,7 +125,7 @@ def _require_parameter(operator: str, name: str, value: Any) -> None:
         inside, words = _DOMAINS[name]
         try:
             good = all(inside(v.item()) for v in np.asarray(value).ravel())
-        except (TypeError, ValueError):  # text, among others: no number
+        except (AttributeError, TypeError, ValueError):  # text or None, among others: no number
             good = False
         if not good:
             raise ValueError(f"{name} of operator {operator!r} is {value!r}; it {words}")

@@ -6,8 +6,10 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
+from sparsekd_jax._refusals import is_traced
 from sparsekd_jax.operators._entropy_target import EntropyTarget, entropy_target, sharpness_residual
 from sparsekd_jax.operators._roots import increasing_root, with_slope
 from sparsekd_jax.operators._rows import is_uniform, log_normalizer, stand_in
@@ -138,6 +140,21 @@ def _target_residual(x: Array, op: Variational, log_p: Array, target: EntropyTar
     return sharpness_residual(log_q - jnp.max(log_q, axis=-1, keepdims=True), target)
 
 
+def _require_convex(name: str, potential: Potential, params: Any) -> None:
+    """Refuse a potential whose slope falls or stays on a grid, beyond rounding, where values can be seen."""
+    x = jnp.linspace(1 / 32, 1, 32)
+    if is_traced(params) or jax.eval_shape(potential, x[0], params).shape:  # params of a family
+        return
+    slope = np.asarray(jax.vmap(jax.grad(lambda x: potential(x, params)))(x), np.float64)
+    falls = np.diff(slope) < -1e-5 * np.abs(slope).max()
+    if falls.any() or slope[-1] <= slope[0]:
+        i = int(np.argmax(falls))
+        raise ValueError(
+            f"{name} is not strictly convex on (0, 1]: its slope is {slope[i]:.4g} at {float(x[i]):.4g} and "
+            f"{slope[i + 1]:.4g} at {float(x[i + 1]):.4g}, and must rise"
+        )
+
+
 def variational(
     phi: Potential, psi: Potential, strength: Strength = "multiplier", params: Any = ()
 ) -> Variational:
@@ -151,7 +168,8 @@ def variational(
         vmapped (a traced value closed over by phi would break the implicit derivative).
 
     Raises:
-      ValueError: unknown strength. TypeError: a potential that is not callable.
+      ValueError: unknown strength; a potential whose slope falls, or is one number, on (0, 1].
+      TypeError: a potential that is not callable.
 
     >>> def square(x, params):
     ...     return 0.5 * x**2
@@ -163,4 +181,5 @@ def variational(
     for name, potential in (("phi", phi), ("psi", psi)):
         if not callable(potential):
             raise TypeError(f"{name} is {potential!r}; it is a function (x, params) -> array")
+        _require_convex(name, potential, params)
     return Variational(params, phi, psi, strength)

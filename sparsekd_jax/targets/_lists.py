@@ -50,8 +50,11 @@ def require_ids(ids: np.ndarray, vocab_size: int) -> None:
 
 def require_entries(ids: np.ndarray, log_probs: np.ndarray, vocab_size: int) -> None:
     """Refuse entries that are no tokens with their log-probabilities."""
-    if ids.ndim == 0 or ids.shape != log_probs.shape:
-        raise ValueError(f"ids has shape {ids.shape} and log_probs {log_probs.shape}: one each, [..., k]")
+    if ids.ndim == 0 or ids.shape != log_probs.shape or not ids.shape[-1]:
+        raise ValueError(
+            f"ids has shape {ids.shape} and log_probs {log_probs.shape}: one each, [..., k] with k ≥ 1 (a "
+            f"row of which nothing was seen is padding, id {PADDING})"
+        )
     require_ids(ids, vocab_size)
     bad = np.where(ids == PADDING, ~np.isneginf(log_probs), ~(log_probs <= 1e-6))
     refuse(

@@ -100,7 +100,7 @@ class TopK:
 
         Raises:
             ValueError: what `require_consistent` refuses, or a sum above 1.
-            TypeError: ids that are no whole numbers, log_probs that are no floats.
+            TypeError: ids, vocab_size or num_ranked that are no whole numbers, log_probs that are no floats.
         """
         ids, given = np.asarray(ids), np.asarray(log_probs)
         stored = jnp.asarray(given)
@@ -113,6 +113,10 @@ class TopK:
             raise TypeError(
                 f"ids has dtype {ids.dtype}; token ids are whole numbers: pass ids.astype(np.int32)"
             )
+        if not isinstance(vocab_size, int | np.integer):
+            raise TypeError(f"vocab_size is {vocab_size!r}; pass a whole number (an int)")
+        if num_ranked is not None and not np.issubdtype(np.asarray(num_ranked).dtype, np.integer):
+            raise TypeError(f"num_ranked is {num_ranked!r}; it counts entries: pass whole numbers")
         _lists.require_entries(ids, given.astype(np.float64), vocab_size)
         counts = (ids >= 0).sum(-1)
         ranked = np.broadcast_to(counts if num_ranked is None else np.asarray(num_ranked), counts.shape)
@@ -197,6 +201,8 @@ class Samples:
         counts = np.asarray(counts)
         if not np.issubdtype(counts.dtype, np.integer):
             raise TypeError(f"counts has dtype {counts.dtype}; counts are whole numbers of draws")
+        if counts.ndim == 0:
+            raise ValueError("counts has shape (); the last axis holds the tokens, a count each")
         refuse((counts < 0).any(-1), "counts", lambda i: f"holds {counts[i].min()}; counts are ≥ 0")
         draws = counts.sum(-1)
         refuse(draws == 0, "counts", lambda _: "no draw at all; leave the row out, or mask it")

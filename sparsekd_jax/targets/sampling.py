@@ -12,7 +12,7 @@ from sparsekd_jax import simplex
 from sparsekd_jax._refusals import is_traced
 from sparsekd_jax.operators._softening import on_rows
 from sparsekd_jax.operators.base import Operator, SofteningOperator
-from sparsekd_jax.targets.revealed import PADDING, Dense, Samples
+from sparsekd_jax.targets.revealed import PADDING, Dense, Samples, TopK
 
 
 def sample(
@@ -45,6 +45,7 @@ def sample(
         float64 for float64 targets.
 
     Raises:
+        TypeError: a key that is none, num_draws that is no whole number, a target that is not dense.
         ValueError: num_draws below 1, a τ that is negative or not finite, or what the operator refuses.
 
     Traceable under ``jit`` and ``vmap``; nothing is validated there. A block of √V tokens is drawn with its
@@ -64,8 +65,13 @@ def sample(
         and (key.dtype == np.uint32 or jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key))
     ):
         raise TypeError(f"key is {key!r:.60}; pass jax.random.key(seed), then the operator and the target")
-    if num_draws < 1:
-        raise ValueError(f"num_draws is {num_draws}; at least one token is drawn")
+    _require_draws(num_draws)
+    if isinstance(target, TopK | Samples):
+        raise TypeError(
+            f"target is {type(target).__name__}; tokens are drawn of a Dense target, whose tail is known"
+        )
+    if np.ndim(proposal):
+        raise ValueError(f"proposal has shape {np.shape(proposal)}; one τ is for all rows")
     if not is_traced(proposal):
         tau = float(np.asarray(proposal))
         if not 0 <= tau < math.inf:
@@ -114,12 +120,24 @@ def expected_distinct(q: Float[ArrayLike, "*batch V"], num_draws: int) -> Float[
     Returns:
         ``[...]``, between 1 and min(N, V).
 
+    Raises:
+        TypeError, ValueError: rows that are no distributions, or num_draws that is no whole number ≥ 1.
+
     >>> float(expected_distinct(jnp.array([0.5, 0.5]), 2))
     1.5
     """
+    simplex.require_probabilities(q, "q")
+    _require_draws(num_draws)
     q = jnp.asarray(q)
     missed = num_draws * jnp.log1p(-jnp.minimum(q, 1 - jnp.finfo(q.dtype).epsneg))
     return jnp.sum(-jnp.expm1(missed), axis=-1)
+
+
+def _require_draws(num_draws: int) -> None:
+    if not isinstance(num_draws, int | np.integer):
+        raise TypeError(f"num_draws is {num_draws!r}; pass a whole number (an int)")
+    if num_draws < 1:
+        raise ValueError(f"num_draws is {num_draws}; at least one token is drawn")
 
 
 # -- the draws -------------------------------------------------------------------------------------------

@@ -92,8 +92,9 @@ def soften(
 
     Raises:
         TypeError: an operator without a certified bound, or a biased one for `Samples`.
-        ValueError: a temperature outside the operator's range, or below 1 where the bound needs T ≥ 1;
-            lists that are not consistent. Traced, NaN and a checkify debug check (of consistency, nothing).
+        ValueError: a temperature outside the operator's range, or below 1 where the bound needs T ≥ 1; a
+            negative tail_error; lists that are not consistent. Traced, NaN and a checkify debug check (of
+            consistency, nothing).
         ConvergenceError: a root was not found; traced, NaN.
 
     Reference: theory.md section 6.
@@ -123,13 +124,22 @@ def soften(
     if isinstance(target, Samples):
         softened, converged = _samples(operator, target, t), bounded
     else:
-        error = None if tail_error is None else jnp.broadcast_to(jnp.asarray(tail_error, dtype), t.shape)
+        error = None if tail_error is None else _tail_error(tail_error, t)
         softened, converged = _top_k(operator, target, t, error)
     checkify.debug_check((bounded & converged).all(), "soften: T < 1, or a root that was not found")
     if not is_traced(converged) and not bool(converged.all()):
         row = [int(i) for i in np.argwhere(~np.asarray(converged))[0]]
         raise ConvergenceError(f"{operator.name}: no root found in row {row}; there are no bounds without it")
     return _nan_unless(bounded & converged, softened)
+
+
+def _tail_error(given: ArrayLike, t: Array) -> Array:
+    if not is_traced(given):
+        values = np.asarray(given, np.float64)
+        refuse(~(values >= 0), "tail_error", lambda i: f"is {values[i]:g}; how far a mass may be off is ≥ 0")
+        if values.shape not in ((), t.shape):
+            raise ValueError(f"tail_error has shape {values.shape}; give a scalar or one a row, {t.shape}")
+    return jnp.broadcast_to(jnp.asarray(given, t.dtype), t.shape)
 
 
 def _nan_unless(good: Array, softened: Softened) -> Softened:

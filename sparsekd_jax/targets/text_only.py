@@ -144,8 +144,9 @@ def interval(
 ) -> TargetInterval:
     """An interval for each coordinate of ``F_T(p)`` from counts.
 
-    Exact where F_T(p)_i rises with p_i alone: for affine operators, and for power and Tsallis if K = 2. The
-    Clopper–Pearson interval of p_i is then mapped through F. Otherwise ``jackknife ± t_{N−1} √V``,
+    Exact where F_T(p)_i rises with p_i alone, and for every i alike: for operators that claim to be affine,
+    equivariant and of weak A1 on the simplex, and for power and Tsallis if K = 2. The Clopper–Pearson
+    interval of p_i is then mapped through F. Otherwise ``jackknife ± t_{N−1} √V``,
     ``V = (N − 1)/N Σ_j c_j (F(−j) − mean)²``, cut to [0, 1]. A class that was never drawn, or alone, shows no
     spread; its jackknife interval is [0, 1], which says nothing and covers.
 
@@ -172,11 +173,11 @@ def interval(
     >>> found.method, found.low.round(3), found.high.round(3)
     ('exact', array([0.527, 0.251]), array([0.749, 0.473]))
     """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie in (0, 1), got {level}; 0.95 is usual")
+    _require_level(level)
     table = counts_of(counts)
     rows = table.reshape(-1, table.shape[-1])
-    if is_affine(operator, temperature) or (rows.shape[-1] == 2 and isinstance(operator, _MONOTONE)):
+    by_class = all(_claims(operator, law, temperature) for law in ("affine", "equivariance", "A1"))
+    if by_class or (rows.shape[-1] == 2 and isinstance(operator, _MONOTONE)):
         bounds = [_through(operator, bound, temperature) for bound in clopper_pearson(rows, level)]
         value, method = plug_in(operator, rows, temperature), "exact"
     else:
@@ -199,11 +200,15 @@ def clopper_pearson(
     Returns:
         Two arrays ``[..., K]``.
 
+    Raises:
+        ValueError: a level outside (0, 1).
+
     >>> [bound.round(4).tolist() for bound in clopper_pearson(np.array([0, 10]))]
     [[0.0, 0.6915], [0.3085, 1.0]]
     """
     from scipy import special
 
+    _require_level(level)
     draws = counts.sum(-1, keepdims=True)
     tail = (1 - level) / 2
     low = np.where(counts > 0, special.betaincinv(np.maximum(counts, 1), draws - counts + 1, tail), 0.0)
@@ -253,10 +258,28 @@ def is_affine(operator: Operator, temperature: float) -> bool:
     >>> is_affine(operators.get("mixture"), 2.0), is_affine(operators.get("mixture"), 0.5)
     (True, False)
     """
+    return _claims(operator, "affine", temperature)
+
+
+def _claims(operator: Operator, law: str, temperature: float) -> bool:
+    _require_scalar(temperature)
     if not isinstance(operator, SofteningOperator):
         return False
-    claim = operator.claims.laws.get("affine")
+    claim = operator.claims.laws.get(law)
     return claim is not None and claim.domain == "simplex" and float(temperature) in claim.temperatures
+
+
+def _require_scalar(temperature: float) -> None:
+    if np.ndim(temperature):
+        raise ValueError(
+            f"temperature has shape {np.shape(temperature)}; here it is one number for all rows: call once "
+            "for each"
+        )
+
+
+def _require_level(level: float) -> None:
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie in (0, 1), got {level}; 0.95 is usual")
 
 
 # -- counts ----------------------------------------------------------------------------------------------
@@ -289,6 +312,7 @@ def _counts_of_samples(samples: Samples) -> np.ndarray:
 
 def _soften(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
     """F_T of empirical rows ``[R, K]`` in chunks; refused where an empty class is outside its domain."""
+    _require_scalar(temperature)
     if isinstance(operator, SofteningOperator) and operator.claims.domain == "interior":
         refuse(
             (rows == 0).any(-1),

@@ -1,5 +1,7 @@
 """Bad input gets an error that names the argument, the first bad row, and the remedy."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -76,6 +78,7 @@ def test_bad_logs_and_logits():
         (("tsallis", {"beta": 2}), "has no parameter 'beta'; its parameters are: alpha"),
         (("tsallis", {}), "needs alpha"),
         (("tsallis", {"alpha": -1.0}), "alpha of operator 'tsallis' is -1.0; it is a finite number > 0"),
+        (("tsallis", {"alpha": None}), "alpha of operator 'tsallis' is None; it is a finite number > 0"),
         (("tsallis", {"alpha": "half"}), "alpha .* is 'half'"),
         (("label-smoothing", {"epsilon": 2.0}), "epsilon .* between 0 and 1"),
         (("top-k", {"k": 0}), "k .* whole number ≥ 1"),
@@ -104,6 +107,10 @@ def test_bad_texts(text):
             lambda: operators.ConvexMixture(lambda t: 1 - t)(GOOD, 2.0),
             "schedule gives the weight -1 at T = 2",
         ),
+        (
+            lambda: operators.ConvexMixture(lambda t: jnp.array([0.1, 0.2, 0.3]))(GOOD, 2.0),
+            r"schedule gives weights of shape \(3,\) for T of shape \(\)",
+        ),
         (lambda: operators.lawless.PriorDirected(np.array([0.1, -0.2, 1.1])), "prior"),
         (lambda: operators.lawless.PriorDirected(np.array([0.1, 0.2, 5.0])), "prior"),
         (lambda: operators.lawless.PriorDirected(np.full(3, 1 / 3))(GOOD, 2.0), r"prior has shape \(3,\)"),
@@ -112,6 +119,11 @@ def test_bad_texts(text):
 def test_what_a_family_is_made_of_is_checked(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_a_schedule_without_a_name_of_its_own_is_named_by_its_kind():
+    rising = functools.partial(lambda power, t: 1 - t**-power, 2.0)
+    assert operators.ConvexMixture(rising).name == "mixture[partial]"
 
 
 @pytest.mark.parametrize("name", ["power", "mixture", "tsallis(0.5)", "tsallis(1.5)"])

@@ -163,3 +163,23 @@ def test_stationarity_of_a_new_operator(x64):
     residual = q + (t - 1) * (np.log(q) + 1) - P
     np.testing.assert_allclose(residual, residual.mean(-1, keepdims=True) * np.ones(5), rtol=0, atol=1e-10)
     np.testing.assert_allclose(q.sum(-1), 1, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "potential", [lambda x, _: -(x**2), lambda x, _: x, lambda x, _: x**2 + 0.2 * jnp.sin(9 * x)]
+)
+def test_a_potential_that_is_not_convex_is_refused(potential):
+    """A concave pair would answer zeros."""
+    with pytest.raises(ValueError, match=r"psi is not strictly convex on \(0, 1\]: its slope is"):
+        variational(lambda x, _: x**2, potential)
+
+
+def test_convex_potentials_and_families_of_them_pass():
+    for potential in (lambda x, _: x**100, lambda x, _: -jnp.sqrt(x), lambda x, _: x + 1e-3 * x**2):
+        variational(potential, potential)
+
+    p = jnp.array([0.7, 0.2, 0.1])
+    family = variational(tsallis, tsallis, params=jnp.array([1.5, 2.5]))
+    rows = jax.vmap(lambda op: op(p, 2.0))(family)
+    for row, alpha in zip(rows, (1.5, 2.5), strict=True):
+        np.testing.assert_allclose(row, TsallisSoftening(alpha)(p, 2.0), atol=1e-5)

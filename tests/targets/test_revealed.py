@@ -97,6 +97,7 @@ RISING = LOG_PROBS[:, [1, 0, 2]]
         ),
         ({"vocab_size": 8, "log_probs": changed(LOG_PROBS, -5.0, (0, 2))}, r"tail_mass, row 0: is 0\.19"),
         ({"ids": IDS[0]}, "one each"),
+        ({"ids": IDS[:, :0], "log_probs": LOG_PROBS[:, :0]}, "with k ≥ 1 .*a row of which nothing was seen"),
     ],
 )
 def test_lists_that_cannot_be(options, message):
@@ -109,6 +110,12 @@ def test_lists_of_the_wrong_type():
         observed(ids=IDS.astype(float))
     with pytest.raises(TypeError, match="log_probs has dtype int"):
         observed(log_probs=IDS)
+    with pytest.raises(TypeError, match=r"vocab_size is 9\.0; pass a whole number"):
+        observed(vocab_size=9.0)
+    with pytest.raises(TypeError, match=r"num_ranked is 1\.5; it counts entries"):
+        observed(num_ranked=1.5)
+    with pytest.raises(ValueError, match=r"counts has shape \(\)"):
+        Samples.from_counts(np.array(3))
 
 
 @pytest.mark.parametrize(

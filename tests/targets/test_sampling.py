@@ -10,7 +10,7 @@ import pytest
 from scipy import special
 
 from sparsekd_jax import operators
-from sparsekd_jax.targets import PADDING, Dense, Samples, estimate, expected_distinct, sample, sampling
+from sparsekd_jax.targets import PADDING, Dense, Samples, estimate, expected_distinct, sample, sampling, top_k
 
 POWER, MIXTURE = operators.get("power"), operators.get("mixture")
 FAMILIES = (
@@ -228,6 +228,7 @@ def test_distinct_tokens():
         ({"proposal": math.nan}, "proposal is nan"),
         ({"target": np.log(np.array([[0.5, 0.5], [0.5, 0.6]], np.float32))}, "target, row 1: sums to 1.1"),
         ({"temperature": 0.0}, "temperature is 0; power takes T in"),
+        ({"proposal": np.ones(3)}, r"proposal has shape \(3,\); one τ is for all rows"),
     ],
 )
 def test_bad_input(change, message):
@@ -239,6 +240,28 @@ def test_bad_input(change, message):
     }
     with pytest.raises(ValueError, match=message):
         sample(jax.random.key(0), POWER, arguments.pop("target"), **arguments)
+
+
+def test_bad_kinds_of_input():
+    rows = np.log(np.array([0.5, 0.5], np.float32))
+    with pytest.raises(TypeError, match=r"num_draws is 2\.0; pass a whole number"):
+        sample(jax.random.key(0), POWER, rows, 2.0, 2.0)
+    with pytest.raises(TypeError, match="target is TopK; tokens are drawn of a Dense target"):
+        sample(jax.random.key(0), POWER, top_k(rows, 1), 2.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("q", "num_draws", "error", "message"),
+    [
+        ([0.5, 0.5], -1, ValueError, "num_draws is -1; at least one"),
+        ([0.5, 0.5], 1.5, TypeError, r"num_draws is 1\.5; pass a whole number"),
+        ([2.0, -1.0], 3, ValueError, "q, .*contains the negative entry -1"),
+        ([0.5, 0.6], 3, ValueError, r"q, .*sums to 1\.1"),
+    ],
+)
+def test_what_cannot_be_drawn_from_has_no_distinct_tokens(q, num_draws, error, message):
+    with pytest.raises(error, match=message):
+        expected_distinct(jnp.array(q), num_draws)
 
 
 @pytest.mark.nightly

@@ -247,6 +247,22 @@ def test_rows_without_a_tail_and_with_padding():
         np.testing.assert_allclose(soft.tail_mass[1], q[2], atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (-0.1, "tail_error, is -0.1; how far a mass may be off is ≥ 0"),
+        (np.array([0.1, np.nan]), "tail_error, row 1: is nan"),
+        (np.zeros(3), r"tail_error has shape \(3,\); give a scalar or one a row, \(2,\)"),
+    ],
+)
+def test_a_tail_error_that_is_none_is_refused(error, message):
+    """A negative one would give intervals narrower than what is certified."""
+    row = np.log(np.array([0.4, 0.2], np.float32))
+    seen = TopK.observed(np.array([[0, 1]] * 2), np.stack([row, row]), vocab_size=12)
+    with pytest.raises(ValueError, match=message):
+        soften(operators.get("power"), seen, 2.0, tail_error=error)
+
+
 def test_tail_error_of_zero_tightens_a_small_tail():
     with jax.enable_x64(False):
         z = jnp.concatenate([jnp.array([20.0, 10.0]), jnp.zeros(998)])

@@ -1,5 +1,7 @@
 """Estimators from counts against plain loops, and intervals against exact coverage."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -217,3 +219,44 @@ def test_many_draws_are_counts_in_float32():
     for draws in (10_000, 100_000, 1_000_000):
         counts = rng.multinomial(draws, rng.dirichlet(np.ones(5)), 50)
         np.testing.assert_array_equal(text_only.counts_of(Samples.from_counts(counts)), counts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TowardsPrior(operators.SofteningOperator):
+    """``p/T + (1 − 1/T)π``: affine and not equivariant, so that a class's interval is its own."""
+
+    family = "towards-prior"
+
+    @property
+    def claims(self):
+        warm = operators.TemperatureRange(1.0)
+        return operators.Claims(warm, {"affine": operators.Claim("simplex", warm)})
+
+    def _from_probabilities(self, p, temperature):
+        prior = jnp.arange(1, p.shape[-1] + 1, dtype=p.dtype)
+        return p / temperature + (1 - 1 / temperature) * (prior / prior.sum())[None], None
+
+
+def test_an_affine_operator_that_tells_classes_apart_has_no_shared_map():
+    """Its first class's map would give the last class [.09, .54], and the truth is at .55."""
+    assert coverage(TowardsPrior(), (0.3, 0.3, 0.4), 12).min() > 0.85
+    found = text_only.interval(TowardsPrior(), np.array([4, 4, 4]), 2.0)
+    assert found.method == "jackknife"
+    np.testing.assert_allclose(
+        text_only.unbiased(TowardsPrior(), np.array([4, 4, 4]), 2.0), [0.25, 1 / 3, 5 / 12]
+    )
+
+
+@pytest.mark.parametrize("name", ["plug_in", "unbiased", "jackknife", "interval", "is_affine"])
+def test_a_temperature_a_row_is_refused(name):
+    """Rows are padded to 64 and left out one by one: of 64 temperatures any row would get any."""
+    counts = () if name == "is_affine" else (np.array([[9, 1], [5, 5]]),)
+    with pytest.raises(
+        ValueError, match=r"temperature has shape \(64,\); here it is one number for all rows"
+    ):
+        getattr(text_only, name)(MIXTURE, *counts, np.linspace(1.5, 2.5, 64))
+
+
+def test_a_level_in_percent_is_refused():
+    with pytest.raises(ValueError, match="level must lie in"):
+        text_only.clopper_pearson(np.array([3, 7]), 95)
