@@ -67,8 +67,8 @@ def local_epsilon(
         floor: δ in [0, 1/K]. See `clip`.
 
     Returns:
-        A `LocalEpsilon`. The number is computed in float64: relative error 1e-9, next to a threshold of
-        truncation (T < 1) that of the threshold. Bounds are rounded outwards.
+        A `LocalEpsilon`. The number is computed in float64: relative error 1e-9, but that of the threshold
+        next to a temperature where ε becomes infinite. Bounds are rounded outwards.
 
     Raises:
         ValueError: an argument outside its range.
