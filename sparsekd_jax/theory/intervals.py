@@ -5,7 +5,6 @@ add the Student quantile.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -247,7 +246,8 @@ def with_quantile(spread: Spread, level: float, *, positive: bool = False) -> Es
     value = float(spread.value)
     half = float(special.stdtrit(float(spread.dof), (1 + level) / 2)) * float(spread.variance) ** 0.5
     if positive and value > 0:
-        factor = math.exp(half / value)
+        with np.errstate(over="ignore"):  # a bound that is too large for a float is inf
+            factor = float(np.exp(half / value))
         return Estimate(value, value / factor, value * factor, level)
     return Estimate(value, value - half, value + half, level)
 
@@ -281,7 +281,8 @@ def of_difference(first: Spread, second: Spread, difference: Spread, level: floa
     if relative == 0 or sigma == 0:
         return student
     gamma = 2 / 3 * relative
-    half = sigma * math.expm1(gamma * half / sigma) / gamma
+    with np.errstate(over="ignore"):
+        half = sigma * float(np.expm1(gamma * half / sigma)) / gamma
     return Estimate(student.value, student.value - half, student.value + half, level)
 
 

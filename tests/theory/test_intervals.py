@@ -133,6 +133,15 @@ def test_the_interval_of_a_difference_without_spread_has_no_width():
     assert (equal.low, equal.high) == (0, 0)
 
 
+def test_an_interval_longer_than_a_float_is_infinite():
+    """Two examples and a level of .9999: t = 6366, and e^t is no float. That is no answer, and no crash."""
+    spread = intervals.Spread(1.0, 1.0, 1.0)
+    positive = intervals.with_quantile(spread, 0.9999, positive=True)
+    assert (positive.low, positive.high) == (0.0, np.inf)
+    difference = intervals.of_difference(spread, spread, intervals.Spread(0.0, 2.0, 1.0), 0.9999)
+    assert (difference.low, difference.high) == (-np.inf, np.inf)
+
+
 def test_the_bootstrap_is_the_quantiles_of_resampled_statistics():
     values = np.random.default_rng(3).exponential(size=60).astype(np.float32)
     estimate = intervals.percentile_bootstrap(jnp.mean, values, key=jax.random.key(0), resamples=4000)
