@@ -415,6 +415,10 @@ def test_what_is_refused():
         local_epsilon(POWER, math.inf, 3)
     with pytest.raises(ValueError, match="which no temperature is known to give"):
         temperature_for(POWER, 1.0, 3)
+    with pytest.raises(TypeError, match=r"operator is the text 'power'; pass operators\.parse\('power'\)"):
+        local_epsilon("power", 2.0, 3)
+    with pytest.raises(TypeError, match=r"operator is the function .* of which nothing is proved"):
+        temperature_for(lambda p, t: p, 1.0, 3)
     with pytest.raises(ValueError, match="epsilon is 0"):
         temperature_for(MIXTURE, 0.0, 3)
     with pytest.raises(ValueError, match=r"prior of .* has shape"):
