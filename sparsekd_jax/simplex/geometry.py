@@ -61,7 +61,13 @@ def project(x: Float[Array, "*batch K"]) -> Distribution:
 def normalize(weights: Float[Array, "*batch K"]) -> Distribution:
     """``w / Σ w``: the explicit way to turn non-negative weights into distributions.
 
+    bfloat16 and float16 are summed and divided in float32: a sum that is itself rounded to either dtype
+    would leave rows that `require_probabilities` refuses.
+
     >>> normalize(jnp.array([1.0, 1.0, 2.0]))
     Array([0.25, 0.25, 0.5 ], dtype=float32)
     """
-    return weights / jnp.sum(weights, axis=-1, keepdims=True)
+    narrow = jnp.issubdtype(weights.dtype, jnp.floating) and weights.dtype.itemsize < 4
+    wide = weights.astype(jnp.float32) if narrow else weights
+    p = wide / jnp.sum(wide, axis=-1, keepdims=True)
+    return p.astype(weights.dtype) if narrow else p

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from sparsekd_jax import simplex, sparsity
-from sparsekd_jax._numerics import safe_sqrt
+from sparsekd_jax._numerics import at_least_float32, safe_sqrt
 
 
 def root_jensen_shannon(p: Float[Array, "*batch K"], q: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
@@ -37,6 +37,12 @@ DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
 """Metrics on the simplex; between functions, the mean of one over the probe set, which is a metric again."""
 
 
+def _metric(name: str) -> Callable[[Array, Array], Array]:
+    if name not in DISTANCES:
+        raise ValueError(f"distance {name!r} is unknown; known: {', '.join(DISTANCES)}")
+    return DISTANCES[name]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class HomotopyPath:
     """The functions S_0, …, S_n that the stages of a compression leave, seen on a probe set.
@@ -52,7 +58,8 @@ class HomotopyPath:
         distance: a name of `DISTANCES`.
 
     Raises:
-        ValueError: shapes that do not fit, rows that are no distributions, or an unknown distance.
+        ValueError: shapes that do not fit, rows that are no distributions, sparsities outside [0, 1], or an
+            unknown distance.
 
     Reference:
         theory.md section 4.
@@ -70,13 +77,14 @@ class HomotopyPath:
     distance: str = "fisher-rao"
 
     def __post_init__(self) -> None:
-        if self.distance not in DISTANCES:
-            raise ValueError(f"distance {self.distance!r} is unknown; known: {', '.join(DISTANCES)}")
+        _metric(self.distance)
         shape = jnp.shape(self.points)
         if len(shape) != 3 or shape[0] < 2:
             raise ValueError(f"points has shape {shape}; it is [n + 1, probes, K] with at least one step")
         if len(self.sparsities) != shape[0]:
             raise ValueError(f"sparsities has {len(self.sparsities)} values for {shape[0]} points")
+        if not all(0 <= s <= 1 for s in self.sparsities):
+            raise ValueError(f"sparsities is {self.sparsities}; they are shares of zeros, from 0 to 1")
         wanted = {"pruned": (shape[0] - 1, *shape[1:]), "teacher": shape[1:]}
         for name, want in wanted.items():
             value = getattr(self, name)
@@ -165,7 +173,7 @@ def step_lengths(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _mean_distance(name: str, first: Array, second: Array) -> Array:
-    return jnp.mean(DISTANCES[name](first, second), axis=-1)
+    return jnp.mean(_metric(name)(first, second), axis=-1)
 
 
 def path_of(
@@ -190,7 +198,8 @@ def path_of(
         distance: a name of `DISTANCES`.
 
     Returns:
-        A `HomotopyPath`; leading axes of the outputs, such as places of a sequence, are probes too.
+        A `HomotopyPath`; leading axes of the outputs, such as places of a sequence, are probes too. Logits in
+        bfloat16 and float16 become probabilities in float32.
 
     >>> path = path_of([lambda x: x, lambda x: 0.5 * x], jnp.array([[2.0, 0.0]]), (0.0, 0.5))
     >>> round(path.length, 4)
@@ -199,7 +208,9 @@ def path_of(
 
     def seen(function: Callable[[Any], Array]) -> Array:
         out = jnp.asarray(function(probes))
-        return (jax.nn.softmax(out, axis=-1) if logits else out).reshape(-1, out.shape[-1])
+        if logits:  # in bfloat16 the rows of a softmax do not sum to 1 as near as distributions have to
+            out = jax.nn.softmax(out.astype(at_least_float32(out.dtype)), axis=-1)
+        return out.reshape(-1, out.shape[-1])
 
     def stacked(many: Sequence[Callable[[Any], Array]]) -> Array:
         return jnp.stack([seen(function) for function in many])
@@ -317,8 +328,8 @@ def barrier(
         A `Barrier`: the losses along the line. A grid sees the barrier from below.
 
     Raises:
-        ValueError: trees of different structure, masks of a line that is not masked, fewer than 3 points, or
-            a loss that is not finite.
+        ValueError: trees of different structure or shapes, masks of a line that is not masked, fewer than 3
+            points, or a loss that is not finite.
 
     Reference:
         Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", arXiv 1912.05671.
@@ -331,8 +342,11 @@ def barrier(
     if points < 3:
         raise ValueError(f"points must be at least 3, two ends and something between, got {points}")
     structures: list[Any] = [jax.tree.structure(start), jax.tree.structure(end)]
-    if structures[0] != structures[1]:
-        raise ValueError("start and end are parameters of different structure; give those of one model")
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (start, end)]
+    if structures[0] != structures[1] or shapes[0] != shapes[1]:
+        raise ValueError(
+            "start and end are parameters of different structure or shapes; give those of one model"
+        )
     if masks is not None and not masked:
         raise ValueError("masks are given and masked is False; leave one out")
     if masked:
@@ -422,8 +436,7 @@ def modulus_of_continuity(
     >>> round(modulus_of_continuity(fade).exponent, 2)
     1.0
     """
-    if distance not in DISTANCES:
-        raise ValueError(f"distance {distance!r} is unknown; known: {', '.join(DISTANCES)}")
+    _metric(distance)
     if num_steps < 2 or num_points < 1:
         raise ValueError(f"num_steps = {num_steps} and num_points = {num_points} make no grid")
     if not 0.0 < largest_step < up_to <= 1.0:

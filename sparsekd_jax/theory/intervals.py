@@ -5,7 +5,6 @@ add the Student quantile.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -139,6 +138,8 @@ def jackknife_t(full: ArrayLike, without: Float[ArrayLike, " m"], *, level: floa
     left_out = np.asarray(without, np.float64)
     if left_out.ndim != 1 or left_out.shape[0] < 2:
         raise ValueError(f"without has shape {left_out.shape}; it is one number a member, of at least two")
+    if np.ndim(full):
+        raise ValueError(f"full has shape {np.shape(full)}; it is one number, of all members")
     return _estimate(one_way, full, left_out, level)
 
 
@@ -187,14 +188,15 @@ def percentile_bootstrap(
         statistic: a jax function of an array like ``members`` to a scalar.
         members: ``[m, ...]``, m ≥ 50: with 3, 5, 10 members a 95 % interval covers .53, .70, .79.
         key: a random key.
-        resamples: how many resamples.
+        resamples: how many resamples, at least 2.
         level: coverage in (0, 1).
 
     Returns:
         The statistic of all members with the (1 ± level)/2 quantiles of the resamples.
 
     Raises:
-        ValueError: fewer than 50 members, a result that is not finite, or a level outside (0, 1).
+        ValueError: fewer than 50 members or 2 resamples, a statistic that is no finite scalar, or a level
+            outside (0, 1).
 
     Reference: theory.md section 3 (intervals).
 
@@ -209,7 +211,14 @@ def percentile_bootstrap(
             f"members holds {m}; the percentile bootstrap needs m ≥ {MIN_BOOTSTRAP_MEMBERS}, with fewer it "
             "covers far less than it says (.79 in place of .95 at m = 10). Use jackknife_t."
         )
+    if resamples < 2:
+        raise ValueError(f"resamples is {resamples}; quantiles need at least 2, 1000 is usual")
     values = jnp.asarray(members)
+    whole = jnp.asarray(statistic(values))
+    if whole.ndim:
+        raise ValueError(
+            f"statistic returns shape {whole.shape}; it returns a scalar of one array of members"
+        )
 
     @jax.jit
     def resampled(keys: Array) -> Array:
@@ -219,7 +228,7 @@ def percentile_bootstrap(
         return jax.lax.map(draw, keys, batch_size=64)
 
     drawn = np.asarray(resampled(jax.random.split(key, resamples)), np.float64)
-    value = float(statistic(values))
+    value = float(whole)
     if not (np.isfinite(drawn).all() and np.isfinite(value)):
         raise ValueError("statistic is not finite on some resample; a statistic must be defined on all")
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
@@ -238,16 +247,21 @@ def with_quantile(spread: Spread, level: float, *, positive: bool = False) -> Es
     Returns:
         The estimate, by default ``value ± t_{dof, (1+level)/2} √variance``.
 
+    Raises:
+        ValueError: a level outside (0, 1).
+
     >>> spread = Spread(np.float64(1.0), np.float64(0.04), np.float64(9.0))
     >>> print(with_quantile(spread, 0.95), with_quantile(spread, 0.95, positive=True))
     1 [0.5476, 1.452] 1 [0.6361, 1.572]
     """
     from scipy import special
 
+    _require_level(level)
     value = float(spread.value)
     half = float(special.stdtrit(float(spread.dof), (1 + level) / 2)) * float(spread.variance) ** 0.5
     if positive and value > 0:
-        factor = math.exp(half / value)
+        with np.errstate(over="ignore"):  # a bound that is too large for a float is inf
+            factor = float(np.exp(half / value))
         return Estimate(value, value / factor, value * factor, level)
     return Estimate(value, value - half, value + half, level)
 
@@ -269,6 +283,9 @@ def of_difference(first: Spread, second: Spread, difference: Spread, level: floa
     Returns:
         The estimate of Δ; Student's interval where x and y are not positive.
 
+    Raises:
+        ValueError: a level outside (0, 1).
+
     >>> x, y = Spread(3.0, 0.09, 9.0), Spread(1.0, 0.09, 9.0)
     >>> print(with_quantile(Spread(2.0, 0.18, 9.0), 0.95), of_difference(x, y, Spread(2.0, 0.18, 9.0), 0.95))
     2 [1.04, 2.96] 2 [0.7863, 3.214]
@@ -281,7 +298,8 @@ def of_difference(first: Spread, second: Spread, difference: Spread, level: floa
     if relative == 0 or sigma == 0:
         return student
     gamma = 2 / 3 * relative
-    half = sigma * math.expm1(gamma * half / sigma) / gamma
+    with np.errstate(over="ignore"):
+        half = sigma * float(np.expm1(gamma * half / sigma)) / gamma
     return Estimate(student.value, student.value - half, student.value + half, level)
 
 

@@ -132,7 +132,7 @@ def expected_error(
     0.025
     """
     _require_error(error)
-    row = rows_of(operator, p, temperature)
+    row = _one_row(operator, p, temperature)
     counts, chances = outcomes_of(row[None], num_draws)
     gaps = text_only.plug_in(operator, counts, temperature) - soften(operator, row[None], temperature)
     if error == "tv":
@@ -223,14 +223,17 @@ def samples_needed(
             f"operator: {operator.name} is not defined where a sample has an empty class, which every N "
             "allows, so its plug-in has no expected error. Take another family"
         )
-    row = None if p is None else rows_of(operator, p, temperature)
+    if num_classes is not None:  # the temperature is looked at with a row
+        rows_of(operator, np.full(num_classes, 1 / num_classes), temperature)
+    row = None if p is None else _one_row(operator, p, temperature)
     k = num_classes if row is None else len(row)
     assert k is not None
     slope, affine = _slope(operator, temperature, k)
     if method == "auto":
         method = "bound" if row is None or slope < math.inf else "delta"
     if method == "bound":
-        needed = _bound(operator, row, k, slope, affine, error) / epsilon**2
+        _require_slope(operator, temperature, slope)
+        needed = _bound(row, k, slope, affine, error) / epsilon**2
     elif row is None:
         raise ValueError(f"num_classes: the method {method!r} is for one p; give p, or method='bound'")
     elif method == "delta":
@@ -273,7 +276,7 @@ def least_bias(operator: Operator, temperature: float, num_draws: int, *, points
         A `LeastBias`, to 1e-7.
 
     Raises:
-        ValueError: N outside 1 to 30.
+        ValueError: N outside 1 to 30, or fewer than two points.
         ArithmeticError: the program was not solved.
 
     Reference: theory.md section 6; Bernstein polynomials, Lorentz 1953.
@@ -286,6 +289,8 @@ def least_bias(operator: Operator, temperature: float, num_draws: int, *, points
     """
     from scipy import optimize
 
+    if points < 2:
+        raise ValueError(f"points is {points}; the grid of p has at least its two ends")
     if not 1 <= num_draws <= 30:
         raise ValueError(f"num_draws is {num_draws}; the linear program is trusted for N from 1 to 30")
     first = np.sin(np.linspace(0, np.pi / 2, points)) ** 2
@@ -308,6 +313,12 @@ def least_bias(operator: Operator, temperature: float, num_draws: int, *, points
 # -- samples needed --------------------------------------------------------------------------------------
 
 
+def _one_row(operator: Operator, p: ArrayLike, temperature: float) -> np.ndarray:
+    if np.ndim(p) != 1:
+        raise ValueError(f"p has shape {np.shape(p)}; here it is one distribution, [K]")
+    return rows_of(operator, p, temperature)
+
+
 def _require_error(error: str) -> None:
     if error not in ("tv", "rmse"):
         raise ValueError(f"error is {error!r}; it is 'tv' or 'rmse'")
@@ -316,22 +327,23 @@ def _require_error(error: str) -> None:
 def _slope(operator: Operator, temperature: float, num_classes: int) -> tuple[float, bool]:
     """The L1 Lipschitz constant, inf where there is none or none is known; and whether F is affine."""
     if text_only.is_affine(operator, temperature):
-        ends = soften(operator, np.eye(num_classes)[:2], temperature)[:, 0]
+        ends = soften(operator, np.eye(2, num_classes), temperature)[:, 0]
         return abs(float(ends[0] - ends[1])), True
     constant = certified_lipschitz(operator, temperature, 1)
     return (math.inf if constant is None else constant), False
 
 
-def _bound(
-    operator: Operator, row: np.ndarray | None, k: int, slope: float, affine: bool, error: Error
-) -> float:
-    """N·error²: the bound's square at N = 1."""
+def _require_slope(operator: Operator, temperature: float, slope: float) -> None:
     if slope == math.inf:
         raise ValueError(
-            f"operator: {operator_name(operator)} has no finite Lipschitz constant that is known (for "
-            "power and Tsallis 1 ≤ α < 2 it is infinite at zeros), so no bound on N holds at every p. Give "
-            "p, or take the mixture"
+            f"operator: {operator_name(operator)} at T = {temperature:g} has no finite Lipschitz constant "
+            "that is known (for power and Tsallis 1 ≤ α < 2 it is infinite at zeros, below T = 1 none is "
+            "known), so no bound on N holds at every p. Give p, or take the mixture, T ≥ 1"
         )
+
+
+def _bound(row: np.ndarray | None, k: int, slope: float, affine: bool, error: Error) -> float:
+    """N·error²: the bound's square at N = 1."""
     spread = np.full(k, math.sqrt((k - 1) / k**2)) if row is None else np.sqrt(row * (1 - row))
     if error == "tv":
         return float(slope * spread.sum() / 2) ** 2

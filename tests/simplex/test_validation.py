@@ -96,6 +96,14 @@ def test_the_tolerance_of_the_sum_is_that_of_the_dtype(dtype, x64):
                 simplex.require_probabilities(p)
 
 
+def test_the_remedy_for_narrow_logarithms_is_float32():
+    """log 31,000 rounded to bfloat16 makes an even row sum to 1.03, after another log_softmax there too."""
+    even = jax.nn.log_softmax(jnp.zeros(31_000, jnp.bfloat16))
+    with pytest.raises(ValueError, match=r"jax\.nn\.log_softmax\(log_p\.astype\(jnp\.float32\)\)\."):
+        simplex.require_log_probabilities(even)
+    simplex.require_log_probabilities(jax.nn.log_softmax(even.astype(jnp.float32)))
+
+
 def test_defaults_name_the_argument():
     for require, name in (
         (simplex.require_probabilities, "p"),

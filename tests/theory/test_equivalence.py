@@ -476,6 +476,8 @@ CALL = functools.partial(gap, POWER, MIXTURE)
         ),
         (lambda: CALL(2 * P, X, 2.0), "probabilities, row 0: sums to 2"),
         (lambda: CALL(P, X, 0.5 - 1), "temperature is"),
+        (lambda: CALL(P, X, (2.0, 3.0, 4.0)), "give one for both, or the pair"),
+        (lambda: classes([], P, X, 2.0, 0.1), "operators is empty"),
         (lambda: CALL(P, X, 2.0, reduction="none"), "'mean' or 'sum'"),
         (lambda: CALL(P, X, 2.0).student_bound(0.0), "needs a ridge mu > 0"),
         (lambda: moment_gap(POWER, MIXTURE, P, np.ones((4, 1)), 2.0), "statistic"),

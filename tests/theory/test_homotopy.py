@@ -122,12 +122,29 @@ def test_functions_of_any_kind_make_a_path():
     np.testing.assert_allclose(from_logits.points, from_probs.points)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_logits_make_a_path(dtype):
+    """A softmax in bfloat16 has rows that sum to 1.0046, which are refused as distributions."""
+    logits = jnp.asarray(3 * np.random.default_rng(0).normal(size=(200, 50))).astype(dtype)
+    found = homotopy.path_of([lambda z: z, lambda z: 0.5 * z], logits, (0, 0.5))
+    wide = homotopy.path_of([lambda z: z, lambda z: 0.5 * z], logits.astype("float64"), (0, 0.5))
+    assert found.points.dtype == "float32"
+    assert found.length == pytest.approx(wide.length, rel=1e-5)
+
+
+def test_the_steps_of_an_unknown_metric():
+    with pytest.raises(ValueError, match="distance 'euclid' is unknown; known: fisher-rao"):
+        homotopy.step_lengths(jnp.ones((2, 1, 2)) / 2, "euclid")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"distance": "euclid"}, "distance 'euclid' is unknown; known: fisher-rao"),
         ({"points": jnp.ones((1, 2, 2)) / 2}, "at least one step"),
         ({"sparsities": (0.0,)}, "1 values for 3 points"),
+        ({"sparsities": (0.0, 50.0, 90.0)}, "shares of zeros, from 0 to 1"),
+        ({"sparsities": (0.0, np.nan, 0.9)}, "shares of zeros"),
         ({"pruned": jnp.ones((3, 2, 2)) / 2}, r"pruned has shape \(3, 2, 2\); these points need \(2, 2, 2\)"),
         ({"teacher": jnp.ones((2, 3)) / 3}, "teacher has shape"),
         ({"points": jnp.ones((3, 2, 2))}, "points"),
@@ -220,6 +237,8 @@ def test_a_masked_line_has_the_sparsity_of_its_end():
         ({"points": 2}, "at least 3"),
         ({"masks": {"w": jnp.ones(2, bool)}, "masked": False}, "masks are given and masked is False"),
         ({"end": {"v": jnp.ones(2)}}, "different structure"),
+        ({"end": {"w": jnp.ones(3)}}, "different structure or shapes"),
+        ({"end": {"w": jnp.ones(1)}}, "different structure or shapes"),  # it would broadcast
         ({"loss": lambda p: jnp.log(p["w"].sum() - 5)}, "loss is nan on the line"),
     ],
 )

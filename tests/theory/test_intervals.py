@@ -133,6 +133,15 @@ def test_the_interval_of_a_difference_without_spread_has_no_width():
     assert (equal.low, equal.high) == (0, 0)
 
 
+def test_an_interval_longer_than_a_float_is_infinite():
+    """Two examples and a level of .9999: t = 6366, and e^t is no float. That is no answer, and no crash."""
+    spread = intervals.Spread(1.0, 1.0, 1.0)
+    positive = intervals.with_quantile(spread, 0.9999, positive=True)
+    assert (positive.low, positive.high) == (0.0, np.inf)
+    difference = intervals.of_difference(spread, spread, intervals.Spread(0.0, 2.0, 1.0), 0.9999)
+    assert (difference.low, difference.high) == (-np.inf, np.inf)
+
+
 def test_the_bootstrap_is_the_quantiles_of_resampled_statistics():
     values = np.random.default_rng(3).exponential(size=60).astype(np.float32)
     estimate = intervals.percentile_bootstrap(jnp.mean, values, key=jax.random.key(0), resamples=4000)
@@ -171,6 +180,10 @@ bootstrap = functools.partial(intervals.percentile_bootstrap, key=jax.random.key
         (lambda: intervals.jackknife_t(1.0, [1.0, 2.0], level=95), "level"),
         (lambda: intervals.two_way_jackknife_t(np.ones(1), np.ones((3, 1))), "two examples"),
         (lambda: intervals.two_way_jackknife_t(np.ones(3), np.ones((3, 4))), r"full has shape \(3,\)"),
+        (lambda: intervals.jackknife_t([1.0, 2.0], [1.0, 2.0]), r"full has shape \(2,\)"),
+        (lambda: intervals.with_quantile(intervals.Spread(1.0, 0.1, 9.0), 95), "level must lie"),
+        (lambda: bootstrap(jnp.mean, np.ones(50), resamples=0), "resamples is 0"),
+        (lambda: bootstrap(lambda x: x.mean(0), np.ones((50, 2))), r"statistic returns shape \(2,\)"),
         (lambda: bootstrap(jnp.mean, np.ones(49)), "m ≥ 50.*Use jackknife_t"),
         (lambda: bootstrap(jnp.mean, 1.0), "members holds 0"),
         (lambda: bootstrap(jnp.mean, np.ones(50), level=0), "level"),

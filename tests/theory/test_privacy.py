@@ -4,6 +4,7 @@ import itertools
 import math
 
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -206,6 +207,56 @@ def test_two_classes_are_exact_for_entropy_targets(name):
     assert largest_gap(soften(op, lattice_of_two(0.02), 1.7)) == pytest.approx(found.epsilon, rel=1e-8)
 
 
+def epsilon_of_deficit(radius, num_classes):
+    """log of the largest over the least entry of (x, the rest even) with log K − H = radius, in mpmath."""
+    k = mpmath.mpf(num_classes)
+
+    def excess(x):
+        rest = 1 - x
+        return mpmath.log(k) + x * mpmath.log(x) + rest * mpmath.log(rest / (k - 1)) - radius
+
+    ends = []
+    for log_outside, log_even, entry in (
+        (mpmath.mpf(-200), mpmath.log1p(-1 / k), lambda s: -mpmath.expm1(s)),
+        (mpmath.mpf(-200), -mpmath.log(k), mpmath.exp),
+    ):
+        for _ in range(160):
+            middle = (log_outside + log_even) / 2
+            if excess(entry(middle)) > 0:
+                log_outside = middle
+            else:
+                log_even = middle
+        ends.append(mpmath.log(entry(log_outside)))
+    return ends[0] - ends[1]
+
+
+@pytest.mark.parametrize("name", ["entropy-projection", "euclidean-entropy-projection"])
+@pytest.mark.parametrize("floor", [0.0, 1e-12, 1e-6, 0.01])
+@pytest.mark.parametrize("excess", [1e-12, 1e-9, 1e-6, 1e-3, 1.0, 1e6, 1e9])
+def test_two_classes_of_entropy_targets_to_nine_digits(name, floor, excess):
+    """Rounded outwards by 1e-10 the entropy of (1 − y, y) loses all digits of y as T → 1, and then y > 0."""
+    op, temperature = operators.parse(name), 1 + excess
+    found = local_epsilon(op, temperature, 2, floor=floor)
+    with mpmath.workdps(60):
+        y = mpmath.mpf(floor)
+        entropy = -y * mpmath.log(y) - (1 - y) * mpmath.log(1 - y) if floor else 0
+        exact = float(epsilon_of_deficit((mpmath.log(2) - entropy) / mpmath.mpf(temperature), 2))
+    assert found.kind == "exact"
+    # The interior has no pair to evaluate, and T = 1 is its threshold.
+    at_threshold = name == "entropy-projection" and floor == 0 and excess < 1e-8
+    assert found.epsilon == pytest.approx(exact, rel=1e-6 if at_threshold else 1e-9)
+
+
+@pytest.mark.parametrize("num_classes", [3, 10, 1000, 100_000])
+@pytest.mark.parametrize("over", [1 + 1e-6, 1.001, 2.0, 1e3, 1e7])
+def test_the_entropy_projection_on_the_interior_to_nine_digits(num_classes, over):
+    threshold = math.log(num_classes) / -math.log1p(-1 / num_classes)
+    found = local_epsilon(operators.get("entropy-projection"), over * threshold, num_classes)
+    with mpmath.workdps(60):
+        exact = epsilon_of_deficit(mpmath.log(num_classes) / mpmath.mpf(over * threshold), num_classes)
+    assert found.epsilon == pytest.approx(float(exact), rel=1e-9)
+
+
 def lattice_of_two(floor, steps=63):
     x = floor + (1 - 2 * floor) * np.arange(steps + 1) / steps
     return np.stack([x, 1 - x], axis=-1)
@@ -364,6 +415,10 @@ def test_what_is_refused():
         local_epsilon(POWER, math.inf, 3)
     with pytest.raises(ValueError, match="which no temperature is known to give"):
         temperature_for(POWER, 1.0, 3)
+    with pytest.raises(TypeError, match=r"operator is the text 'power'; pass operators\.parse\('power'\)"):
+        local_epsilon("power", 2.0, 3)
+    with pytest.raises(TypeError, match=r"operator is the function .* of which nothing is proved"):
+        temperature_for(lambda p, t: p, 1.0, 3)
     with pytest.raises(ValueError, match="epsilon is 0"):
         temperature_for(MIXTURE, 0.0, 3)
     with pytest.raises(ValueError, match=r"prior of .* has shape"):

@@ -210,6 +210,8 @@ def test_in_l2_alpha_above_two_can_expand_near_t_1(x64):
         (lambda: variance.trichotomy(0.0, 2.0), "alpha is 0"),
         (lambda: variance.trichotomy(2.0, 0.5), "temperature is 0.5; the trichotomy"),
         (lambda: variance.lipschitz(POWER, 2.0, norm=3), "norm is 3"),
+        (lambda: variance.certified_lipschitz(MIXTURE, 2.0, 7), "norm is 7"),
+        (lambda: variance.jacobian(POWER, [0.5, 0.5], [2.0, 3.0]), "here it is one finite number"),
         (lambda: variance.lipschitz(POWER, 2.0, POINTS), r"p has shape \(3, 3\)"),
         (lambda: variance.lipschitz(operators.get("entropy-projection"), 0.5), r"takes T in \[1, ∞\)"),
         (lambda: variance.jacobian(POWER, [0.5, 0.6], 2.0), "sums to 1.1"),

@@ -220,21 +220,30 @@ def test_delta_is_refused_next_to_the_boundary_where_it_is_wrong():
 @pytest.mark.parametrize(
     ("operator", "change", "message"),
     [
-        (POWER, {"num_classes": 3}, "power has no finite Lipschitz constant .* take the mixture"),
+        (POWER, {"num_classes": 3}, "power at T = 2 has no finite Lipschitz .* take the mixture"),
         (TSALLIS[1.5], {"num_classes": 3}, "infinite at zeros"),
         (operators.get("entropy-projection"), {"num_classes": 3}, "empty class, which every N allows"),
         (POWER, {}, "either p"),
         (POWER, {"num_classes": 3, "p": [0.5, 0.5]}, "either p"),
         (MIXTURE, {"num_classes": 1}, "num_classes is 1"),
+        (MIXTURE, {"num_classes": 3, "temperature": -2.0}, "temperature is -2"),
+        (MIXTURE, {"num_classes": 3, "temperature": 0.5}, "mixture at T = 0.5 .* below T = 1 none is known"),
+        (MIXTURE, {"p": [[0.5, 0.5]]}, r"p has shape \(1, 2\)"),
         (MIXTURE, {"num_classes": 3, "method": "exact"}, "the method 'exact' is for one p"),
         (MIXTURE, {"num_classes": 3, "error": "kl"}, "error is 'kl'"),
         (MIXTURE, {"num_classes": 3, "epsilon": 0.0}, "epsilon is 0"),
     ],
 )
 def test_no_advice(operator, change, message):
-    arguments = {"epsilon": 0.05, **change}
+    arguments = {"temperature": 2.0, "epsilon": 0.05, **change}
     with pytest.raises(ValueError, match=message):
-        samples_needed(operator, 2.0, arguments.pop("epsilon"), **arguments)
+        samples_needed(operator, **arguments)
+
+
+def test_advice_for_a_vocabulary_needs_no_square_matrix():
+    """(1/T²)(K − 1)/(4ε²), from two vertices: all K of them would be 122 GiB."""
+    found = samples_needed(MIXTURE, 2.0, 0.1, num_classes=128_000)
+    assert found.num_draws == pytest.approx(127_999 / 16 / 0.01, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -252,3 +261,7 @@ def test_bad_input(change, message):
         bias(POWER, arguments.pop("p"), 2.0, arguments.pop("num_draws"), **arguments)
     with pytest.raises(ValueError, match="num_draws is 31"):
         least_bias(POWER, 2.0, 31)
+    with pytest.raises(ValueError, match="points is 0"):
+        least_bias(POWER, 2.0, 4, points=0)
+    with pytest.raises(ValueError, match=r"p has shape \(1, 2\)"):
+        expected_error(POWER, [[0.5, 0.5]], 2.0, 4)

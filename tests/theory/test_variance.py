@@ -303,6 +303,7 @@ def test_an_operator_of_the_interior_refuses_empty_classes_in_samples():
         ({"p": [[0.5, 0.5]]}, r"p has shape \(1, 2\)"),
         ({"p": [0.5, 0.6]}, "sums to 1.1"),
         ({"num_draws": 0}, "num_draws is 0"),
+        ({"num_draws": math.nan}, "num_draws is nan"),
         ({"method": "bootstrap"}, "'delta', 'monte-carlo', 'both' or 'exact'"),
         ({"method": "both"}, "give key=jax.random.key"),
         ({"method": "exact", "num_draws": 10**6}, "1000001 outcomes, too many to enumerate"),
@@ -317,6 +318,14 @@ def test_refusals_name_the_argument_and_the_remedy(arguments, message):
     given_arguments = {"operator": POWER, "p": [0.5, 0.5], "temperature": 2.0, "num_draws": 10} | arguments
     with pytest.raises(ValueError, match=message):
         variance_amplification(**given_arguments)
+
+
+@pytest.mark.parametrize(
+    ("num_draws", "resolution", "message"), [(None, 2, "resolution is 2"), (0, 5, "num_draws 0")]
+)
+def test_no_map(num_draws, resolution, message):
+    with pytest.raises(ValueError, match=message):
+        variance.amplification_map(POWER, 2.0, num_draws, resolution=resolution)
 
 
 @given(st.integers(1, 6), st.integers(2, 4))

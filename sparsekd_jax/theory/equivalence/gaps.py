@@ -108,7 +108,7 @@ def gap(
         target_distance=float(np.linalg.norm(difference)) / math.sqrt(len(p)),
         rank=rank,
         full_rank=full,
-        distance_per_gap=1 / (scale * singular[needed - 1] * math.sqrt(len(p))) if full else math.inf,
+        distance_per_gap=float(1 / (scale * singular[needed - 1] * math.sqrt(len(p)))) if full else math.inf,
         reduction=reduction,
     )
 
@@ -242,9 +242,12 @@ def checked_teacher(probabilities: ArrayLike, features: ArrayLike) -> tuple[np.n
 
 def pair(temperature: Temperatures) -> tuple[float, float]:
     """(T of F, S of G)."""
-    if isinstance(temperature, tuple):
-        return temperature
-    return temperature, temperature
+    if np.shape(temperature) == ():
+        return temperature, temperature  # type: ignore[return-value]
+    if np.shape(temperature) != (2,):
+        raise ValueError(f"temperature is {temperature}; give one for both, or the pair (T of F, S of G)")
+    first, second = temperature  # type: ignore[misc]
+    return first, second
 
 
 def _spectrum(x: np.ndarray) -> tuple[np.ndarray, int]:

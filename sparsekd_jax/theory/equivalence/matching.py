@@ -177,7 +177,8 @@ def classes(
         `EquivalenceClasses`.
 
     Raises:
-        ValueError: a negative tolerance, two operators of one name, a wrong number of temperatures; as `gap`.
+        ValueError: a negative tolerance, no operator, two of one name, a wrong number of temperatures; as
+            `gap`.
 
     Reference: theory.md section 5.
 
@@ -190,6 +191,8 @@ def classes(
         raise ValueError(f"tolerance is {tolerance}; it is a gap, finite and ≥ 0")
     named = list(operators.items()) if isinstance(operators, Mapping) else [(op.name, op) for op in operators]
     names = tuple(name for name, _ in named)
+    if not named:
+        raise ValueError("operators is empty; there is nothing to group")
     if len(set(names)) != len(names):
         raise ValueError(f"operators {names} share a name; pass a mapping with a name for each")
     if np.shape(temperature) not in ((), (len(named),)):

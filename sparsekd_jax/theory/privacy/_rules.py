@@ -202,10 +202,13 @@ def _entropy_target(op: SofteningOperator, domain: Domain, least: float = 0.0) -
     pair, k = (domain.top(0), domain.top(1)), domain.num_classes
     if domain.temperature == 1:
         return _identity(op, domain)
-    high, low = _ball(_deficit(domain.largest, k) / domain.temperature, k)
-    if k == 2:  # the ball is an interval, and these are its ends
-        return math.log(high / low), "exact", pair, "two classes: the ends are (M, δ) and (δ, M)"
+    # Two classes: one q on either side has the entropy that T asks for, whatever the operator.
+    found = _evaluated(EuclideanEntropyProjection(), pair, domain) if k == 2 else None
+    if found is not None:
+        return found, "exact", pair, "two classes: the ends are (M, δ) and (δ, M)"
     # Of all q in the ball (x, even) has the largest entry: attained. The least entry is bounded.
+    radius = _deficit(domain.largest, k) / domain.temperature
+    high, low = _ball(radius * (1 + 1e-10) + 1e-15 * math.log(k), k)  # outwards
     low = max(low, domain.floor, least)
     if low == 0:
         return math.inf, "unknown", None, "no least probability is proved on the boundary"
@@ -222,21 +225,26 @@ def _identity(op: SofteningOperator, domain: Domain) -> Found:
 
 
 def _deficit(x: float, num_classes: int) -> float:
-    """log K − H of (x, the rest even)."""
-    rest = 1 - x
-    value = math.log(num_classes) + (x * math.log(x) if x > 0 else 0.0)
-    return value + (rest * (math.log(rest) - math.log(num_classes - 1)) if rest > 0 else 0.0)
+    """log K − H of (x, the rest even): two terms ≥ 0, so that next to the even one no digits cancel."""
+    excess, others = num_classes * x - 1, num_classes - 1
+    return (_bregman_entropy(excess) + others * _bregman_entropy(-excess / others)) / num_classes
+
+
+def _bregman_entropy(t: float) -> float:
+    """`simplex.bregman_entropy` of a Python number."""
+    if abs(t) < 0.1:
+        return t * t * sum((-t) ** n / ((n + 1) * (n + 2)) for n in range(17))
+    return (1 + t) * math.log1p(t) - t if t > -1 else 1.0
 
 
 def _ball(radius: float, num_classes: int) -> tuple[float, float]:
-    """Largest and least entry of any q with log K − H(q) ≤ radius, rounded outwards; the least may be 0."""
-    radius = radius * (1 + 1e-10) + 1e-15 * math.log(num_classes)
+    """Largest and least entry of any q with log K − H(q) ≤ radius; the least may be 0."""
     even = 1 / num_classes
 
     def inside(x: float) -> bool:
         return _deficit(x, num_classes) <= radius
 
-    high = 1.0 if inside(1.0) else 1 - math.exp(_edge(lambda s: inside(1 - math.exp(s)), math.log(1 - even)))
+    high = 1.0 if inside(1.0) else -math.expm1(_edge(lambda s: inside(-math.expm1(s)), math.log1p(-even)))
     low = 0.0 if inside(0.0) else math.exp(_edge(lambda s: inside(math.exp(s)), math.log(even)))
     return high, low
 
@@ -246,10 +254,7 @@ def _edge(inside: Callable[[float], bool], start: float) -> float:
     outside = -745.0
     if inside(outside):
         return -math.inf
-    while start - outside > 1e-12 * abs(outside):
-        middle = (start + outside) / 2
-        if not outside < middle < start:
-            break
+    while outside < (middle := (start + outside) / 2) < start:
         start, outside = (middle, outside) if inside(middle) else (start, middle)
     return outside
 

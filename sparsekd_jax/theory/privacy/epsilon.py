@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from sparsekd_jax.operators import Operator, SofteningOperator
-from sparsekd_jax.operators.base import operator_name
+from sparsekd_jax.operators.base import operator_name, require_operator
 from sparsekd_jax.theory.privacy._rules import Domain, Found, Kind, Pair, rule_for
 
 
@@ -67,11 +67,11 @@ def local_epsilon(
         floor: δ in [0, 1/K]. See `clip`.
 
     Returns:
-        A `LocalEpsilon`. The number is computed in float64: relative error 1e-9, next to a threshold of
-        truncation (T < 1) that of the threshold. Bounds are rounded outwards.
+        A `LocalEpsilon`. The number is computed in float64: relative error 1e-9, but that of the threshold
+        next to a temperature where ε becomes infinite. Bounds are rounded outwards.
 
     Raises:
-        ValueError: an argument outside its range.
+        ValueError: an argument outside its range. TypeError: what is no operator, such as its name.
 
     Reference: theory.md section 7; Kairouz, Oh & Viswanath (2016) for K-ary randomised response.
 
@@ -83,6 +83,7 @@ def local_epsilon(
     >>> round(local_epsilon(operators.get("power"), 2.0, 3, floor=0.01).epsilon, 4)
     2.5288
     """
+    require_operator(operator)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 2:
         raise ValueError(f"num_classes is {num_classes!r}; it is a whole number K ≥ 2")
     if np.ndim(temperature) != 0 or not 0 < float(temperature) < math.inf:
@@ -118,7 +119,8 @@ def temperature_for(
         T.
 
     Raises:
-        ValueError: ε not positive, or no temperature that has it.
+        ValueError: ε not positive, or no temperature that has it. TypeError: a plain function, of which
+            nothing is proved, or what is no operator.
 
     >>> from sparsekd_jax import operators
     >>> round(temperature_for(operators.get("mixture"), 1.3862943611198906, 3), 6)
@@ -126,6 +128,12 @@ def temperature_for(
     """
     if not 0 < epsilon < math.inf:
         raise ValueError(f"epsilon is {epsilon}; it is a finite number of nats > 0")
+    require_operator(operator)
+    if not isinstance(operator, SofteningOperator):
+        raise TypeError(
+            f"operator is the function {operator_name(operator)}, of which nothing is proved, so no "
+            "temperature is known to give epsilon: take a family of sparsekd_jax.operators"
+        )
     allowed = operator.claims.temperatures
 
     def private(log_t: float) -> bool:

@@ -77,7 +77,7 @@ def sample_labels(
         ``[..., n]`` int32 in [0, K). Under ``jit`` num_labels is static.
 
     Raises:
-        ValueError: what the operator refuses, or n < 1.
+        ValueError: what the operator refuses, or an n that is no whole number ≥ 1.
 
     Probabilities are those of the dtype: in float32 a class below about 1e-7 is not drawn as often as it
     should, and T − 1 is off by 2e-4 of itself at T = 1.0001. ε allows for neither: pass float64 rows there.
@@ -87,8 +87,8 @@ def sample_labels(
     >>> sample_labels(jax.random.key(0), op, jnp.array([[1.0, 0.0], [0.0, 1.0]]), 1.001, 3).tolist()
     [[0, 0, 0], [1, 1, 1]]
     """
-    if num_labels < 1:
-        raise ValueError(f"num_labels is {num_labels}; draw at least one label")
+    if not isinstance(num_labels, int | np.integer) or num_labels < 1:
+        raise ValueError(f"num_labels is {num_labels}; it is a whole number ≥ 1")
     simplex.require_probabilities(p)
     rows = jnp.asarray(p)
     if rows.dtype.itemsize < 4:  # softened in a narrow dtype the probabilities would be off by its rounding

@@ -144,7 +144,7 @@ def variance_amplification(
     """
     if method not in ("delta", "monte-carlo", "both", "exact"):
         raise ValueError(f"method is {method!r}; it is 'delta', 'monte-carlo', 'both' or 'exact'")
-    if np.ndim(p) != 1 or num_draws < 1 or draws < 2:
+    if np.ndim(p) != 1 or not num_draws >= 1 or draws < 2:
         raise ValueError(
             f"p has shape {np.shape(p)}, num_draws is {num_draws}, draws {draws}; they are [K], ≥ 1, ≥ 2"
         )
@@ -207,13 +207,13 @@ def amplification_map(
         temperature: scalar T.
         num_draws: n, up to 600, for the exact ratio; None for the limit of many samples (delta method),
             the only one for an operator that is not defined where a sample has an empty class.
-        resolution: points along an edge.
+        resolution: points along an edge, at least 3.
 
     Returns:
         An `AmplificationMap`.
 
     Raises:
-        ValueError: as `variance_amplification`.
+        ValueError: as `variance_amplification`; a resolution below 3.
 
     Reference:
         theory.md section 3.
@@ -223,6 +223,10 @@ def amplification_map(
     >>> found.ratio.round(6).tolist()
     [0.25, 0.25, 0.25]
     """
+    if resolution < 3 or (num_draws is not None and num_draws < 1):
+        raise ValueError(
+            f"resolution is {resolution} and num_draws {num_draws}; they are ≥ 3, and ≥ 1 or None"
+        )
     points = compositions(resolution, 3)
     points = (points[(points > 0).all(-1)] - 1 / 3) / (resolution - 1)  # inside, symmetric, summing to 1
     points = rows_of(operator, points, temperature)
@@ -294,7 +298,7 @@ def delta_variance(
     if is_traced(operator, p, temperature):
         xnp, rows, slopes = jnp, p, jacobian(operator, p, temperature)
     else:  # a class of mass 0 never varies, so the slope along the face is all that is seen
-        rows = rows_of(operator, p, float(temperature))
+        rows = rows_of(operator, p, temperature)  # type: ignore[arg-type]
         slopes = face_jacobians(operator, rows, float(temperature))
     mean = xnp.einsum("...ij,...j->...i", slopes, rows)
     # As a sum of squares, Σ_j p_j (J_ij − Σ_k p_k J_ik)²: nothing cancels, nothing turns negative.

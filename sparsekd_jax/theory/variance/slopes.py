@@ -87,7 +87,7 @@ def jacobian(
         t = jnp.asarray(temperature).astype(given.dtype)
         traced = _compiled_jacobians(_batched(operator), flat, t).reshape(*given.shape, -1)
         return traced
-    rows = rows_of(operator, p, float(temperature))
+    rows = rows_of(operator, p, temperature)  # type: ignore[arg-type]
     return face_jacobians(operator, _inside(operator, rows, float(temperature)), float(temperature))
 
 
@@ -160,8 +160,7 @@ def lipschitz(
     >>> print(lipschitz(operators.get("power"), 2.0, [0.01, 0.99]))
     power at T = 2 in L1: 4.19116 at p = (0.01, 0.99); global: inf (certified)
     """
-    if norm not in (1, 2):
-        raise ValueError(f"norm is {norm!r}; it is 1 or 2")
+    _require_norm(norm)
     if p is not None:
         if np.ndim(p) != 1:
             raise ValueError(f"p has shape {np.shape(p)}; here it is one distribution, [K]")
@@ -181,6 +180,11 @@ def lipschitz(
 
 
 # -- the search and the closed forms ----------------------------------------------------------------------
+
+
+def _require_norm(norm: int) -> None:
+    if norm not in (1, 2):
+        raise ValueError(f"norm is {norm!r}; it is 1 or 2")
 
 
 def _operator_norms(slopes: np.ndarray, norm: int) -> np.ndarray:
@@ -229,10 +233,14 @@ def certified_lipschitz(operator: Operator, temperature: float, norm: int) -> fl
     Returns:
         The constant; inf if there is no finite one; None where no closed form is known.
 
+    Raises:
+        ValueError: a norm other than 1 and 2.
+
     >>> from sparsekd_jax import operators
     >>> [certified_lipschitz(operators.get(name), 2.0, 1) for name in ("power", "mixture")]
     [inf, 0.5]
     """
+    _require_norm(norm)
     if isinstance(operator, PowerTransform):
         alpha = 1.0
     elif isinstance(operator, TsallisSoftening):
