@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from sparsekd_jax._numerics import at_least_float32, entropy_density
 from sparsekd_jax._refusals import resembling
+from sparsekd_jax.sparsity._arguments import real
 
 LogProbs = Float[Array, "*batch K"]
 PerRow = Float[Array, "*batch"]
@@ -206,6 +207,7 @@ class JensenShannon:
 
     Raises:
         ValueError: β outside (0, 1).
+        TypeError: β that is no number.
 
     Reference:
         Agarwal et al., "On-Policy Distillation of Language Models", arXiv 2306.13649, section 2, with P the
@@ -219,6 +221,7 @@ class JensenShannon:
     beta: float = 0.5
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "beta", real("beta", self.beta))
         if not 0.0 < self.beta < 1.0:
             raise ValueError(
                 f"beta must lie in (0, 1), the weight of the target in the mixture, got {self.beta}; the "

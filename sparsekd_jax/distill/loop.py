@@ -20,9 +20,9 @@ from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import Batches, DataSet, require_classes, require_examples
 from sparsekd_jax.distill._trainer import Progress, Row, Trainer
 from sparsekd_jax.distill.metrics import Tally
-from sparsekd_jax.distill.plan import Plan, Stage, real
+from sparsekd_jax.distill.plan import Plan, Stage
 from sparsekd_jax.operators.base import Operator, SofteningOperator
-from sparsekd_jax.sparsity._arguments import whole
+from sparsekd_jax.sparsity._arguments import real, whole
 from sparsekd_jax.targets import Dense, Samples, Target, TopK, soften
 
 
