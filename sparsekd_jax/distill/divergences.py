@@ -43,7 +43,11 @@ def widened(x: Any) -> Array:
 def blank_rows(x: Any, mask: Array | None, value: float = 0.0) -> Array:
     """Rows outside the mask replaced before anything is computed: NaN there reaches no value, no gradient."""
     x = widened(x)
-    return x if mask is None else jnp.where(mask[..., None], x, value)
+    if mask is None:
+        return x
+    if jnp.shape(mask) != x.shape[:-1]:  # broadcast, it would fall on other rows or make new ones
+        raise ValueError(f"mask has shape {jnp.shape(mask)} and the rows {x.shape[:-1]}: give one a row")
+    return jnp.where(mask[..., None], x, value)
 
 
 def times(weight: Array, losses: Array) -> Array:

@@ -138,6 +138,12 @@ def test_an_optimizer_sees_the_loss_and_the_masked_gradient(blobs):
 PURE = nnx.to_pure_dict(nnx.state(mlp(1), nnx.Param))
 
 
+def test_lists_of_examples_are_arrays_too(blobs):
+    inputs, labels = blobs.test_inputs, blobs.test_labels
+    listed = distill.evaluate(mlp(0), inputs.tolist(), labels.tolist())
+    assert repr(listed) == repr(distill.evaluate(mlp(0), inputs, labels))
+
+
 @pytest.mark.parametrize(
     ("optimizer", "need"),
     [
