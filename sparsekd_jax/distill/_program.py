@@ -304,6 +304,13 @@ def split(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
     return graphdef, params, rest
 
 
+def split_for_training(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
+    """The same of a copy in training mode: what was evaluated last would train without dropout."""
+    model = nnx.clone(model)
+    model.train()
+    return split(model)
+
+
 def split_for_evaluation(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
     """The same of a copy in evaluation mode."""
     model = nnx.clone(model)

@@ -113,7 +113,7 @@ def run_many(
     for own in taught:
         require_same_classes(own.shape[-1], num_classes)
     logits = jnp.stack(taught)
-    program = _members(graphdef, wrapped, plans[0].divergence)
+    program = _members(_program.split_for_training(students[0])[0], wrapped, plans[0].divergence)
     judge = _judge(awake[0])
     paths = [_point(carry)]
     records: list[tuple[dict[str, Any], dict[str, Array], Any]] = []

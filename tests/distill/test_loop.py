@@ -334,6 +334,36 @@ def test_batch_statistics_move_in_training_and_dropout_is_off_in_evaluation(blob
     assert float(first.nll) == float(second.nll)
 
 
+def test_a_student_in_evaluation_mode_trains_in_training_mode(blobs):
+    """Such as ``result.model(k)``: it trained without dropout, its batch statistics as they were."""
+    awake, asleep = Noisy(nnx.Rngs(0)), Noisy(nnx.Rngs(0))
+    asleep.eval()
+    alone = [distill.run(m, mlp(0), blobs, PLAN, seed=0, **SETTINGS) for m in (awake, asleep)]
+    many = {"seeds": (0,), **SETTINGS}
+    alone += [distill.run_many([m], [mlp(0)], blobs, PLAN, **many)[0] for m in (awake, asleep)]
+    for one, other in (alone[:2], alone[2:]):
+        np.testing.assert_array_equal(flat(one.path[-1]), flat(other.path[-1]))
+        np.testing.assert_array_equal(one.student.norm.mean[...], other.student.norm.mean[...])
+        assert (one.student.drop.deterministic, other.student.drop.deterministic) == (False, True)
+    fitted = [distill.fit(m, blobs, steps=5, seed=0, **SETTINGS) for m in (awake, asleep)]
+    np.testing.assert_array_equal(flat(fitted[0].path[-1]), flat(fitted[1].path[-1]))
+
+
+class Attention(nnx.Module):
+    """`nnx.MultiHeadAttention` cannot be called before a mode is chosen."""
+
+    def __init__(self, rngs):
+        self.attention, self.last = nnx.MultiHeadAttention(2, 4, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.attention(x[:, None], decode=False)[:, 0])
+
+
+def test_a_student_of_no_mode_yet_trains(blobs):
+    result = distill.run(Attention(nnx.Rngs(0)), mlp(0), blobs, PLAN, seed=0, **SETTINGS)
+    assert result.history[-1]["step"] == 20
+
+
 def test_progress_counts_to_the_end(blobs):
     seen = []
     distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, on_progress=lambda *at: seen.append(at), **SETTINGS)
