@@ -76,8 +76,13 @@ def sparsify(
             return gradient if mask is None else jnp.where(mask, gradient, jnp.zeros_like(gradient))
 
         def hold(mask: Array | None, step: Array, weight: Array) -> Array:
-            # In the weight's dtype: a −w rounded to a narrower update would not cancel w.
-            return step if mask is None else jnp.where(mask, step.astype(weight.dtype), -weight)
+            if mask is None:
+                return step
+            # In the wider dtype of both: a −w rounded to a narrower update would not cancel w, and an update
+            # in float32 of a bfloat16 weight would be rounded twice, here and when it is added.
+            with jax.numpy_dtype_promotion("standard"):
+                dtype = jnp.promote_types(step.dtype, weight.dtype)
+            return jnp.where(mask, step.astype(dtype), -weight.astype(dtype))
 
         seen = updates if straight_through else map_masks(see, state.masks, updates)
         # Optax's own optimizers (adam's bias correction) are not written for strict promotion; this file is.
