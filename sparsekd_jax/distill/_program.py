@@ -117,14 +117,16 @@ def mean_gradients(
     knobs: PyTree,
     index: Int[Array, "batches batch"],
 ) -> PyTree:
-    """The gradients at one point, averaged over batches; for the scores that ask for them."""
+    """The gradients at one point, averaged over batches in float32 at least; for the scores that ask for
+    them."""
     loss_of = _loss_of(graphdef, objective, arrays, knobs)
 
     def add(total: PyTree, rows: Array) -> tuple[PyTree, None]:
         gradients, _ = jax.grad(loss_of, has_aux=True)(params, rest, rows)
-        return jax.tree.map(jnp.add, total, gradients), None
+        return jax.tree.map(lambda own, new: own + widened(new), total, gradients), None
 
-    total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), index)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(widened(leaf)), params)
+    total, _ = jax.lax.scan(add, zeros, index)
     return jax.tree.map(lambda leaf: leaf / index.shape[0], total)
 
 

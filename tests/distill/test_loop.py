@@ -387,6 +387,23 @@ def test_bad_arguments_are_named(blobs):
         distill.fit(mlp(1), blobs, steps=0, seed=0, **SETTINGS)
 
 
+def test_the_gradients_of_a_score_are_averaged_in_float32(blobs):
+    """bfloat16 holds a sum of 32 to a hundredth, and weights of nearly equal scores change places."""
+    model = mlp(1)
+    nnx.update(model, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), nnx.state(model)))
+    graphdef, params, rest = _program.split(model)
+    arrays = {
+        "inputs": jnp.asarray(blobs.train_inputs, jnp.bfloat16),
+        "labels": jnp.asarray(blobs.train_labels),
+    }
+    index = _program.epochs(jax.random.key(0), 60, 8, 32)
+    average = lambda rows: _program.mean_gradients(  # noqa: E731
+        graphdef, _program.supervised, params, rest, arrays, {}, rows
+    )
+    each = np.stack([flat(average(index[i : i + 1])) for i in range(32)]).astype(np.float64)
+    np.testing.assert_allclose(flat(average(index)), each.mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("score", ["taylor", "movement", "random"])
 def test_every_score_reaches_the_count(blobs, score):
     plan = dataclasses.replace(PLAN, score=score)
