@@ -236,9 +236,13 @@ def require_shares(alpha: ArrayLike) -> None:
 
 
 def per_row(value: ArrayLike, name: str, batch: tuple[int, ...], dtype: Any) -> Array:
-    """A number for each row, from a scalar or one a row."""
+    """A number for each row, from a scalar or what broadcasts to one a row, as a temperature does."""
     shape = jnp.shape(value)
-    if shape not in ((), batch):
+    try:
+        fits = np.broadcast_shapes(shape, batch) == batch
+    except ValueError:
+        fits = False
+    if not fits:
         raise ValueError(f"{name} has shape {shape}; give a scalar, or one a row, {batch}")
     return jnp.broadcast_to(jnp.asarray(value).astype(dtype), batch)
 

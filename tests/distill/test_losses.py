@@ -257,6 +257,11 @@ def test_alpha_and_scale_are_one_number_or_one_a_row():
     for name in ("alpha", "scale"):
         with pytest.raises(ValueError, match=rf"{name} has shape \(6, 1\); give a scalar, or one a row"):
             loss(**{name: jnp.full((6, 1), 0.5)})
+    np.testing.assert_array_equal(loss(alpha=jnp.full(1, 0.5)), loss(alpha=0.5))
+    in_two = lambda t: distill.distillation_loss(  # noqa: E731
+        student.reshape(2, 3, 5), teacher.reshape(2, 3, 5), operator=POWER, temperature=t
+    )
+    np.testing.assert_array_equal(in_two(jnp.full((2, 1), 3.0)), in_two(3.0))
     for alpha in (np.float32(2.0), jnp.asarray(-0.5), jnp.asarray([0.0, 0.1, 0.2, 0.3, 0.4, 2.0])):
         with pytest.raises(ValueError, match=r"alpha, .*weight of the hard labels, in \[0, 1\]"):
             loss(alpha=alpha)
