@@ -24,6 +24,7 @@ from sparsekd_jax.distill.losses import (
 from sparsekd_jax.distill.metrics import Tally, tally
 from sparsekd_jax.distill.target_losses import target_divergence
 from sparsekd_jax.sparsity.masks import named_leaves
+from sparsekd_jax.sparsity.state import is_sparsify_state
 
 LABELS_AT_ONCE = 2**16
 """Labels that an evaluation holds the logits of at one time."""
@@ -289,6 +290,12 @@ def require_trainable(argument: str, optimizer: optax.GradientTransformation, pa
             "value_fn (no line search) and no parameters of its own form (lookahead), and give masked or "
             "partition a function of the parameters for its tree"
         ) from error
+    state = jax.eval_shape(optimizer.init, params)
+    if any(is_sparsify_state(node) for node in jax.tree.leaves(state, is_leaf=is_sparsify_state)):
+        raise ValueError(
+            "optimizer is wrapped by sparsify already, whose own where and straight_through would not count "
+            "here; pass the optimizer inside it, and where as an argument"
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("size", "batch_size", "steps"))

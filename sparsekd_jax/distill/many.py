@@ -247,6 +247,9 @@ def _require_one_program(
     size = len(students)
     if size == 0:
         raise ValueError("students is empty: give at least one member")
+    for i, plan in enumerate(plans):
+        if not isinstance(plan, Plan):
+            raise TypeError(f"plans[{i}] is a {type(plan).__name__}; make one by distill.stages(...)")
     for argument, given in (("teachers", teachers), ("plans", plans), ("seeds", seeds)):
         if len(given) != size:
             raise ValueError(f"{argument} has {len(given)} entries for {size} students; give one a member")

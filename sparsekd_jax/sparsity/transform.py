@@ -8,7 +8,7 @@ import optax  # type: ignore[import-untyped]
 from jaxtyping import Array, PyTree
 
 from sparsekd_jax.sparsity._arguments import named, require_optimizer, require_params, require_select
-from sparsekd_jax.sparsity._trees import map_masks, require_like, within
+from sparsekd_jax.sparsity._trees import map_masks, require_like, require_masks, within
 from sparsekd_jax.sparsity.masks import initial_masks
 from sparsekd_jax.sparsity.patterns import PATTERNS, Pattern
 from sparsekd_jax.sparsity.scores import SCORES, Score, score_tree
@@ -150,10 +150,16 @@ def update_masks(
         slopes = None if gradients is None else within(node.masks, gradients)
         scores = score_tree(score_of, node.masks, shown, slopes, key)
         if isinstance(node, StraightThroughState):
-            return node._replace(masks=pattern_of(scores, rate))
+            return node._replace(masks=_of_pattern(scores, pattern_of(scores, rate)))
         ranked = map_masks(lambda m, s: None if m is None else jnp.where(m, s, -jnp.inf), node.masks, scores)
-        masks = pattern_of(ranked, rate)
+        masks = _of_pattern(ranked, pattern_of(ranked, rate))
         stayed = map_masks(lambda new, old: None if new is None else new & old, masks, node.masks)
         return node._replace(masks=masks, inner_state=forget(node.inner_state, stayed))
 
     return map_states(renew, state)
+
+
+def _of_pattern(scores: PyTree, masks: PyTree) -> PyTree:
+    """What a pattern made of scores, refused where it is no mask for each of them."""
+    require_masks(masks, scores)
+    return masks

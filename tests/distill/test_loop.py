@@ -387,6 +387,14 @@ def test_bad_arguments_are_named(blobs):
         distill.fit(mlp(1), blobs, steps=0, seed=0, **SETTINGS)
 
 
+@pytest.mark.parametrize("before", [[], [optax.clip(1.0)]])
+def test_an_optimizer_that_has_masks_of_its_own_is_refused(blobs, before):
+    """Its where went unheard: the default one, of the masks around it, pruned what it left out."""
+    own = sparsity.sparsify(OPTIMIZER, where=sparsity.by_path("layers.0.*"))
+    with pytest.raises(ValueError, match=r"wrapped by sparsify already.*where as an argument"):
+        distill.run(mlp(1), mlp(0), blobs, PLAN, optimizer=optax.chain(*before, own), seed=0, batch_size=16)
+
+
 def test_the_gradients_of_a_score_are_averaged_in_float32(blobs):
     """bfloat16 holds a sum of 32 to a hundredth, and weights of nearly equal scores change places."""
     model = mlp(1)
