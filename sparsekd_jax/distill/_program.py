@@ -24,6 +24,7 @@ from sparsekd_jax.distill.losses import (
 from sparsekd_jax.distill.metrics import Tally, tally
 from sparsekd_jax.distill.target_losses import target_divergence
 from sparsekd_jax.sparsity.masks import named_leaves
+from sparsekd_jax.sparsity.state import is_sparsify_state
 
 LABELS_AT_ONCE = 2**16
 """Labels that an evaluation holds the logits of at one time."""
@@ -117,14 +118,16 @@ def mean_gradients(
     knobs: PyTree,
     index: Int[Array, "batches batch"],
 ) -> PyTree:
-    """The gradients at one point, averaged over batches; for the scores that ask for them."""
+    """The gradients at one point, averaged over batches in float32 at least; for the scores that ask for
+    them."""
     loss_of = _loss_of(graphdef, objective, arrays, knobs)
 
     def add(total: PyTree, rows: Array) -> tuple[PyTree, None]:
         gradients, _ = jax.grad(loss_of, has_aux=True)(params, rest, rows)
-        return jax.tree.map(jnp.add, total, gradients), None
+        return jax.tree.map(lambda own, new: own + widened(new), total, gradients), None
 
-    total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), index)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(widened(leaf)), params)
+    total, _ = jax.lax.scan(add, zeros, index)
     return jax.tree.map(lambda leaf: leaf / index.shape[0], total)
 
 
@@ -287,6 +290,12 @@ def require_trainable(argument: str, optimizer: optax.GradientTransformation, pa
             "value_fn (no line search) and no parameters of its own form (lookahead), and give masked or "
             "partition a function of the parameters for its tree"
         ) from error
+    state = jax.eval_shape(optimizer.init, params)
+    if any(is_sparsify_state(node) for node in jax.tree.leaves(state, is_leaf=is_sparsify_state)):
+        raise ValueError(
+            "optimizer is wrapped by sparsify already, whose own where and straight_through would not count "
+            "here; pass the optimizer inside it, and where as an argument"
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("size", "batch_size", "steps"))
@@ -302,6 +311,13 @@ def split(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
     """Graph, parameters, and whatever else the module holds (batch statistics, random streams)."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     return graphdef, params, rest
+
+
+def split_for_training(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
+    """The same of a copy in training mode: what was evaluated last would train without dropout."""
+    model = nnx.clone(model)
+    model.train()
+    return split(model)
 
 
 def split_for_evaluation(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:

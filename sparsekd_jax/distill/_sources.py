@@ -15,6 +15,7 @@ from sparsekd_jax._durable import fingerprint
 from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.distill._placement import Placement
 from sparsekd_jax.distill._program import Batch, epochs
+from sparsekd_jax.distill.losses import require_weights
 from sparsekd_jax.sparsity._arguments import whole
 
 
@@ -150,8 +151,11 @@ def require_examples(half: str, inputs: Any, labels: Any) -> None:
         raise ValueError(
             f"{half}_labels has shape {shape} for {sizes[0]} examples; give one label each, in their order"
         )
-    if half != "train" and not is_traced(inputs) and jnp.issubdtype(jnp.result_type(inputs), jnp.floating):
-        rows = np.isnan(np.asarray(inputs)).any(axis=tuple(range(1, len(sizes))))
+    if half == "train" or is_traced(inputs):
+        return
+    values = np.asarray(inputs)
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        rows = np.isnan(values).any(axis=tuple(range(1, len(sizes))))
         refuse(rows, f"{half}_inputs", lambda _: "holds NaN; fill it in, or leave the row out")
 
 
@@ -221,11 +225,9 @@ class _Shuffled:
         weights = getattr(data, "train_weights", None)
         if weights is not None:
             arrays["weights"] = weights
-            if np.shape(weights) != np.shape(data.train_labels):
-                raise ValueError(
-                    f"train_weights has shape {np.shape(weights)}, train_labels has "
-                    f"{np.shape(data.train_labels)}: give one weight a label"
-                )
+            require_weights(weights, np.shape(data.train_labels), "train_labels", "train_weights")
+            if not np.any(weights):
+                raise ValueError("train_weights is 0 throughout: there is nothing to learn; 0 is padding")
         self.arrays: Batch = {name: jnp.asarray(array) for name, array in arrays.items()}
         size = self.arrays["inputs"].shape[0]
         batch_size = whole("batch_size", batch_size, least=-math.inf)
@@ -267,7 +269,12 @@ class _Streamed:
                 f"batch {number} of train_batches must be a mapping with inputs and labels, got "
                 f"{sorted(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__}"
             )
-        return {name: np.asarray(batch[name]) for name in ("inputs", "labels", "weights") if name in batch}
+        arrays = {name: np.asarray(batch[name]) for name in ("inputs", "labels", "weights") if name in batch}
+        if "weights" in arrays:
+            require_weights(
+                arrays["weights"], arrays["labels"].shape, "its labels", f"weights of batch {number}"
+            )
+        return arrays
 
     def steps(self, start: int, count: int) -> tuple[Batch, Int[Array, "steps batch"]]:
         batches = []

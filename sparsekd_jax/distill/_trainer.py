@@ -105,7 +105,8 @@ class Trainer:
         self.test = self.place.everywhere((jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)))
         self.validation = self.place.everywhere(validation_of(data))
         self.optimizer = _program.sparsified(optimizer, where)
-        self.graphdef, *held = _program.split(model)
+        self.given_graphdef = _program.split(model)[0]  # in the mode that it goes back in
+        self.graphdef, *held = _program.split_for_training(model)
         params, rest = self.place.everywhere(held)
         self.eval_graphdef = _program.split_for_evaluation(model)[0]
         shape_of = functools.partial(_program.logits_shape, argument, self.eval_graphdef, params, rest)

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from sparsekd_jax._numerics import at_least_float32, entropy_density
 from sparsekd_jax._refusals import resembling
+from sparsekd_jax.sparsity._arguments import real
 
 LogProbs = Float[Array, "*batch K"]
 PerRow = Float[Array, "*batch"]
@@ -42,7 +43,11 @@ def widened(x: Any) -> Array:
 def blank_rows(x: Any, mask: Array | None, value: float = 0.0) -> Array:
     """Rows outside the mask replaced before anything is computed: NaN there reaches no value, no gradient."""
     x = widened(x)
-    return x if mask is None else jnp.where(mask[..., None], x, value)
+    if mask is None:
+        return x
+    if jnp.shape(mask) != x.shape[:-1]:  # broadcast, it would fall on other rows or make new ones
+        raise ValueError(f"mask has shape {jnp.shape(mask)} and the rows {x.shape[:-1]}: give one a row")
+    return jnp.where(mask[..., None], x, value)
 
 
 def times(weight: Array, losses: Array) -> Array:
@@ -206,6 +211,7 @@ class JensenShannon:
 
     Raises:
         ValueError: β outside (0, 1).
+        TypeError: β that is no number.
 
     Reference:
         Agarwal et al., "On-Policy Distillation of Language Models", arXiv 2306.13649, section 2, with P the
@@ -219,6 +225,7 @@ class JensenShannon:
     beta: float = 0.5
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "beta", real("beta", self.beta))
         if not 0.0 < self.beta < 1.0:
             raise ValueError(
                 f"beta must lie in (0, 1), the weight of the target in the mixture, got {self.beta}; the "

@@ -1,6 +1,7 @@
 """An ensemble for bias and variance: teacher and students trained again and again, on data drawn anew."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from sparsekd_jax.distill.loop import fit, run
 from sparsekd_jax.distill.many import run_many
 from sparsekd_jax.distill.plan import Plan
 from sparsekd_jax.distill.stages import stages
+from sparsekd_jax.sparsity._arguments import whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,6 +99,7 @@ def ensemble(
 
     Raises:
         ValueError: a number outside its range, or what `fit` and `run`, or `run_many`, refuse.
+        TypeError: a number that is not whole, plans without names.
 
     >>> from sparsekd_jax import data, distill, models
     >>> plans = {"half": distill.stages(sparsity=0.5, num_stages=1, total_steps=5)}
@@ -109,9 +112,12 @@ def ensemble(
     require_in_memory(data, "ensemble")
     inputs, labels = np.asarray(data.train_inputs), np.asarray(data.train_labels)
     rows = len(inputs)
-    size = rows if size is None else size
-    if members < 2:
+    size = rows if size is None else whole("size", size, -math.inf)
+    seed = whole("seed", seed, 0)
+    if whole("members", members, -math.inf) < 2:
         raise ValueError(f"members must be at least 2, got {members}: one has no variance")
+    if not isinstance(plans, Mapping):
+        raise TypeError(f'plans is a {type(plans).__name__}; give them by name, such as {{"half": plan}}')
     if not plans:
         raise ValueError("plans is empty: name at least one student")
     if size < 1 or (resample == "seed" and size > rows):

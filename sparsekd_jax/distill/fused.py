@@ -13,7 +13,14 @@ from sparsekd_jax._numerics import at_least_float32
 from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.distill import _fused_program as program
 from sparsekd_jax.distill.divergences import Divergence, get_divergence, kl_from_logs
-from sparsekd_jax.distill.losses import Operator, WeightedSum, _scale_exponent
+from sparsekd_jax.distill.losses import (
+    Operator,
+    WeightedSum,
+    _scale_exponent,
+    per_row,
+    require_shares,
+    require_weights,
+)
 from sparsekd_jax.distill.target_losses import require_tail_policy
 from sparsekd_jax.operators import PowerTransform
 from sparsekd_jax.operators.base import SofteningOperator, broadcast_temperature
@@ -136,18 +143,13 @@ def linear_distillation_loss(
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; it counts rows, at least 1")
 
-    t = _per_row(temperature, "temperature", batch, dtype)
+    t = per_row(temperature, "temperature", batch, dtype)
     if isinstance(operator, SofteningOperator):
         broadcast_temperature(operator, temperature, batch, dtype)  # refuses what is out of its range
-    w = _require_weights(weights, batch, dtype)
-    live, share = w != 0, _per_row(alpha, "alpha", batch, dtype)
-    if not is_traced(alpha):
-        refuse(
-            ~((np.asarray(alpha) >= 0) & (np.asarray(alpha) <= 1)),
-            "alpha",
-            lambda i: f"is {np.asarray(alpha)[i]:g}; it is the share of the hard labels, from 0 to 1",
-        )
-    factor = t**exponent if scale is None else _per_row(scale, "scale", batch, dtype)
+    w = _weights(weights, batch, dtype)
+    live, share = w != 0, per_row(alpha, "alpha", batch, dtype)
+    require_shares(alpha)
+    factor = t**exponent if scale is None else per_row(scale, "scale", batch, dtype)
     if labels is not None:
         _require_labels(labels, batch, vocab_size, live)
     _require_tail(target, tail, metric, soften_student, operator)
@@ -191,24 +193,11 @@ def _require_student(student: LinearLogits) -> tuple[int, ...]:
     return student.batch_shape
 
 
-def _per_row(value: ArrayLike, name: str, batch: tuple[int, ...], dtype: Any) -> Array:
-    shape = jnp.shape(value)
-    if shape not in ((), batch):
-        raise ValueError(f"{name} has shape {shape}; give a scalar, or one a row, {batch}")
-    return jnp.broadcast_to(jnp.asarray(value).astype(dtype), batch)
-
-
-def _require_weights(weights: Array | None, batch: tuple[int, ...], dtype: Any) -> Array:
+def _weights(weights: Array | None, batch: tuple[int, ...], dtype: Any) -> Array:
     if weights is None:
         return jnp.ones(batch, dtype)
-    if jnp.shape(weights) != batch:
-        raise ValueError(f"weights has shape {jnp.shape(weights)}, the hidden states {batch}: one a row")
-    w = jnp.asarray(weights).astype(dtype)
-    if not is_traced(w):
-        values = np.asarray(w)
-        bad = ~((values >= 0) & (values < np.inf))
-        refuse(bad, "weights", lambda i: f"is {values[i]}; weights are ≥ 0, and 0 for padding")
-    return w
+    require_weights(weights, batch, "the hidden states")
+    return jnp.asarray(weights).astype(dtype)
 
 
 def _require_labels(labels: Array, batch: tuple[int, ...], vocab_size: int, live: Array) -> None:

@@ -20,9 +20,9 @@ from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import Batches, DataSet, require_classes, require_examples
 from sparsekd_jax.distill._trainer import Progress, Row, Trainer
 from sparsekd_jax.distill.metrics import Tally
-from sparsekd_jax.distill.plan import Plan, Stage, real
+from sparsekd_jax.distill.plan import Plan, Stage
 from sparsekd_jax.operators.base import Operator, SofteningOperator
-from sparsekd_jax.sparsity._arguments import whole
+from sparsekd_jax.sparsity._arguments import real, whole
 from sparsekd_jax.targets import Dense, Samples, Target, TopK, soften
 
 
@@ -128,7 +128,8 @@ def run(
 
     Args:
         student: an NNX module from inputs to logits, ``[B, K]``, or ``[B, L, K]`` of sequences; its
-            parameters are where the path starts.
+            parameters are where the path starts. A copy trains, in training mode (``nnx.Module.train``)
+            whatever mode it is in; it comes back in the mode that it was given in.
         teacher: an NNX module, used in evaluation mode; or its training logits, ``[n, K]`` or ``[n, L, K]``;
             or what it revealed of the training rows, a `targets.Dense`, `TopK` or `Samples` of batch shape
             ``[n]`` or ``[n, L]``. `TopK` and `Samples` are softened once a stage, by `targets.soften`, and
@@ -240,7 +241,7 @@ def fit(
     """Train a dense model on hard labels: ``mean over the batch of −log softmax(z)_y``.
 
     Args:
-        model: an NNX module from inputs to logits; untouched, a trained copy is returned.
+        model: as `run`'s student: untouched, a trained copy is returned, in its mode.
         data: arrays of a training and a test half, or `Batches`.
         steps: optimizer steps, at least 1.
         optimizer: as `run`.
@@ -326,7 +327,7 @@ def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array
 
 
 def _result(trainer: Trainer) -> Result:
-    student = nnx.merge(trainer.graphdef, trainer.carry[0], trainer.carry[1])
+    student = nnx.merge(trainer.given_graphdef, trainer.carry[0], trainer.carry[1])
     assert trainer.final is not None  # recorded at the start at the latest
     return Result(student, trainer.history, trainer.path, trainer.rests, trainer.masks, trainer.final)
 

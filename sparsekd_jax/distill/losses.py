@@ -11,7 +11,7 @@ from jax.experimental import checkify
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from sparsekd_jax import simplex
-from sparsekd_jax._refusals import is_traced
+from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.distill import divergences
 from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.divergences import kl_from_logs as kl_from_logs
@@ -198,8 +198,7 @@ def distillation_loss(
     0.0
     """
     require_operator(operator)
-    if isinstance(alpha, float | int) and not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha:g}; it is the weight of the hard labels, in [0, 1]")
+    require_shares(alpha)
     if jnp.shape(student_logits) != jnp.shape(teacher_logits):
         raise ValueError(
             f"student_logits has shape {jnp.shape(student_logits)} and teacher_logits "
@@ -215,13 +214,37 @@ def distillation_loss(
         student_logits, log_targets, own, temperature, divergence=divergence, mask=mask
     )
     dtype = distance.dtype
+    batch = distance.shape
+    share = per_row(alpha, "alpha", batch, dtype)
     # Not gradient_scale itself: here T may be traced, or one number a row.
-    if scale is None:
-        scale = jnp.asarray(temperature, dtype) ** exponent
-    loss = divergences.times((1 - jnp.asarray(alpha, dtype)) * jnp.asarray(scale, dtype), distance)
+    factor = jnp.asarray(temperature, dtype) ** exponent if scale is None else scale
+    loss = divergences.times((1 - share) * per_row(factor, "scale", batch, dtype), distance)
     if labels is None:
         return loss
-    return loss + divergences.times(jnp.asarray(alpha, dtype), cross_entropy(student_logits, labels, mask))
+    return loss + divergences.times(share, cross_entropy(student_logits, labels, mask))
+
+
+def require_shares(alpha: ArrayLike) -> None:
+    """Refuse a weight of the hard labels outside [0, 1]; a traced one is not looked at."""
+    if not is_traced(alpha):
+        values = np.asarray(alpha)
+        refuse(
+            ~((values >= 0) & (values <= 1)),
+            "alpha",
+            lambda i: f"is {values[i]:g}; it is the weight of the hard labels, in [0, 1]",
+        )
+
+
+def per_row(value: ArrayLike, name: str, batch: tuple[int, ...], dtype: Any) -> Array:
+    """A number for each row, from a scalar or what broadcasts to one a row, as a temperature does."""
+    shape = jnp.shape(value)
+    try:
+        fits = np.broadcast_shapes(shape, batch) == batch
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} has shape {shape}; give a scalar, or one a row, {batch}")
+    return jnp.broadcast_to(jnp.asarray(value).astype(dtype), batch)
 
 
 def student_divergence(
@@ -307,7 +330,7 @@ def weighted_sum(
         A `WeightedSum` in float32 at least; exact weights up to 2²⁴ of them.
 
     Raises:
-        ValueError: weights of another shape; negative or NaN weights (seen in eager code only).
+        ValueError: weights of another shape; negative, infinite or NaN weights (seen in eager code only).
 
     >>> one, rest = weighted_sum(jnp.array([1.0])), weighted_sum(jnp.zeros(99))
     >>> float((one + rest).mean), float((one.mean + rest.mean) / 2)
@@ -316,12 +339,16 @@ def weighted_sum(
     losses = divergences.widened(losses)
     if weights is None:
         return WeightedSum(jnp.sum(losses), jnp.asarray(losses.size, losses.dtype))
+    require_weights(weights, losses.shape, "losses")
     w = jnp.asarray(weights).astype(losses.dtype)
-    if w.shape != losses.shape:
-        raise ValueError(f"weights has shape {w.shape} and losses {losses.shape}: give one weight a loss")
-    if not is_traced(w):
-        values = np.asarray(w)  # inside jit the operations of jnp are traced even on constants
-        bad = values[~(values >= 0)]
-        if bad.size:
-            raise ValueError(f"weights holds {float(bad[0])}: weights are ≥ 0, and 0 for padding")
     return WeightedSum(jnp.sum(divergences.times(w, losses)), jnp.sum(w))
+
+
+def require_weights(weights: Any, shape: tuple[int, ...], of: str, name: str = "weights") -> None:
+    """Refuse weights of another shape than what they weigh, and negative, infinite or NaN ones."""
+    if np.shape(weights) != shape:
+        raise ValueError(f"{name} has shape {np.shape(weights)}, {of} {shape}: give one weight each")
+    if not is_traced(weights):
+        values = np.asarray(weights)  # inside jit the operations of jnp are traced even on constants
+        bad = ~((values >= 0) & (values < np.inf))
+        refuse(bad, name, lambda i: f"is {values[i]}; weights are ≥ 0, and 0 for padding")

@@ -113,7 +113,7 @@ def run_many(
     for own in taught:
         require_same_classes(own.shape[-1], num_classes)
     logits = jnp.stack(taught)
-    program = _members(graphdef, wrapped, plans[0].divergence)
+    program = _members(_program.split_for_training(students[0])[0], wrapped, plans[0].divergence)
     judge = _judge(awake[0])
     paths = [_point(carry)]
     records: list[tuple[dict[str, Any], dict[str, Array], Any]] = []
@@ -247,6 +247,9 @@ def _require_one_program(
     size = len(students)
     if size == 0:
         raise ValueError("students is empty: give at least one member")
+    for i, plan in enumerate(plans):
+        if not isinstance(plan, Plan):
+            raise TypeError(f"plans[{i}] is a {type(plan).__name__}; make one by distill.stages(...)")
     for argument, given in (("teachers", teachers), ("plans", plans), ("seeds", seeds)):
         if len(given) != size:
             raise ValueError(f"{argument} has {len(given)} entries for {size} students; give one a member")

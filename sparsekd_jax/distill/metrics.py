@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from sparsekd_jax._refusals import is_traced
 from sparsekd_jax.distill.divergences import blank_rows, times, widened
-from sparsekd_jax.distill.losses import cross_entropy
+from sparsekd_jax.distill.losses import cross_entropy, require_weights
+from sparsekd_jax.sparsity._arguments import whole
 
 NUM_BINS = 15
 
@@ -60,18 +61,24 @@ class Tally:
     @property
     def accuracy(self) -> float:
         """Share of correct examples, in [0, 1]."""
-        return float(self.correct) / float(self.count)
+        return float(self.correct) / self._counted
 
     @property
     def mean_nll(self) -> float:
         """Negative log-likelihood of the labels, nats an example."""
-        return float(self.nll) / float(self.count)
+        return float(self.nll) / self._counted
 
     @property
     def calibration_error(self) -> float:
         """Expected calibration error ``Σ_b |Σ_{i in b} (confidence_i − correct_i)| / n``, in [0, 1]."""
         gaps = np.abs(np.asarray(self.confidence) - np.asarray(self.hits))
-        return float(gaps.sum()) / float(self.count)
+        return float(gaps.sum()) / self._counted
+
+    @property
+    def _counted(self) -> float:
+        if float(self.count) == 0:
+            raise ValueError("count is 0, so there is no mean: is every example padding? Add tallies first")
+        return float(self.count)
 
 
 def tally(
@@ -92,6 +99,11 @@ def tally(
     Returns:
         A `Tally`; tallies of batches add up to the tally of the whole.
 
+    Raises:
+        ValueError: labels or weights of another shape than the rows of the logits, no bin; negative, infinite
+            or NaN weights (seen in eager code only).
+        TypeError: labels that are no integers.
+
     Reference:
         Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599, equation 3.
 
@@ -99,6 +111,9 @@ def tally(
     >>> t.accuracy, round(t.mean_nll, 4)
     (0.5, 0.7201)
     """
+    num_bins = whole("num_bins", num_bins)
+    if weights is not None:
+        require_weights(weights, jnp.shape(labels), "labels")
     logits = widened(logits)  # a count in bfloat16 stops at 256
     w = jnp.ones(labels.shape, logits.dtype) if weights is None else weights.astype(logits.dtype)
     logits = blank_rows(logits, None if weights is None else w != 0)

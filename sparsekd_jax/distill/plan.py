@@ -6,14 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from sparsekd_jax import operators, sparsity
 from sparsekd_jax.distill._choices import described, is_named, is_written, made
 from sparsekd_jax.distill.divergences import Divergence, get_divergence
 from sparsekd_jax.distill.losses import Operator
 from sparsekd_jax.operators.base import SofteningOperator, operator_name, require_operator
-from sparsekd_jax.sparsity._arguments import percent_hint, whole
+from sparsekd_jax.sparsity._arguments import item, percent_hint, real, whole
 
 TEACHERS = ("original", "previous")
 DECAYS: dict[str, Callable[[float], float]] = {
@@ -22,19 +20,6 @@ DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda share: 0.5 * (1.0 + math.cos(math.pi * share)),
 }
 """How the rate of learning falls within a stage: a factor, of the share of the stage's steps done."""
-
-
-def real(argument: str, number: Any) -> float:
-    """A number, also of numpy or jax, as Python's; refused where it is none, or several."""
-    value = _item(number)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{argument} is {number!r}; give one number, such as {argument}=0.5")
-    return float(value)
-
-
-def _item(value: Any) -> Any:
-    """What a scalar of numpy or jax holds, so that JSON can say it."""
-    return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +138,7 @@ class Plan:
             if not isinstance(stage, Stage):
                 raise TypeError(f"stages[{i}] is a {type(stage).__name__}; make a distill.Stage(...) of it")
         object.__setattr__(self, "stages", tuple(self.stages))
-        soften = _item(self.soften_student)
+        soften = item(self.soften_student)
         if not isinstance(soften, bool):
             raise TypeError(f"soften_student is {self.soften_student!r}; give True or False")
         object.__setattr__(self, "soften_student", soften)

@@ -7,8 +7,8 @@ from sparsekd_jax import operators
 from sparsekd_jax import sparsity as sparsity_room
 from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.losses import Operator, gradient_scale
-from sparsekd_jax.distill.plan import Plan, Stage, real
-from sparsekd_jax.sparsity._arguments import whole
+from sparsekd_jax.distill.plan import Plan, Stage
+from sparsekd_jax.sparsity._arguments import real, whole
 
 
 def stages(
@@ -149,8 +149,11 @@ def annealed(start: float, end: float, num_stages: int, *, geometric: bool = Tru
         raise ValueError(f"equal ratios from {start:g} to {end:g} need positive ends; pass geometric=False")
     shares = [1.0 if num_stages == 1 else k / (num_stages - 1) for k in range(num_stages)]
     if geometric:
-        return tuple(start * (end / start) ** share for share in shares)
-    return tuple(start + (end - start) * share for share in shares)
+        values = [start * (end / start) ** share for share in shares]
+    else:
+        values = [start + (end - start) * share for share in shares]
+    # The end itself: rounded below 1 it would leave the temperatures of an entropy projection.
+    return (*values[:-1], end)
 
 
 def _one_a_stage(name: str, value: Any, num_stages: int) -> list[Any]:

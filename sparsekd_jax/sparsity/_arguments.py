@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from sparsekd_jax._refusals import resembling
 
 
@@ -49,6 +51,19 @@ def whole(argument: str, number: Any, least: float = 1) -> int:
     if value < least:
         raise ValueError(f"{argument} must be at least {least}, got {value}")
     return value
+
+
+def real(argument: str, number: Any) -> float:
+    """A number, also of numpy or jax, as Python's; refused where it is none, or several."""
+    value = item(number)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{argument} is {number!r}; give one number, such as {argument}=0.5")
+    return float(value)
+
+
+def item(value: Any) -> Any:
+    """What a scalar of numpy or jax holds, so that JSON can say it."""
+    return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
 
 
 def require_optimizer(argument: str, optimizer: Any) -> None:

@@ -54,16 +54,24 @@ def widened(*arrays: Array) -> tuple[Array, ...]:
 
 
 def require_masks(masks: PyTree, params: PyTree) -> None:
-    """Refuse a tree of masks that is not laid over the parameters, such as a whole optimizer state."""
+    """Refuse a tree of masks that is not laid over the parameters, such as a whole optimizer state, and masks
+    of other shapes than theirs, which would broadcast, or of numbers."""
     require_params("params", params)
-    laid: Any = jax.tree.structure(masks, is_leaf=lambda leaf: leaf is None)
+    laid: Any
+    parts, laid = jax.tree_util.tree_flatten_with_path(masks, is_leaf=lambda leaf: leaf is None)
     try:
-        laid.flatten_up_to(params)
+        weights = laid.flatten_up_to(params)
     except ValueError:
         raise ValueError(
             f"masks is a {type(masks).__name__} whose tree is not that of params "
             f"({', '.join(named_leaves(params)) or 'none'}); take the masks by current_masks(state)"
         ) from None
+    for (path, mask), weight in zip(parts, weights, strict=True):
+        if mask is not None and (mask.shape != weight.shape or mask.dtype != bool):
+            raise ValueError(
+                f"masks holds {mask.dtype}{list(mask.shape)} for {path_name(path) or 'the array'} of shape "
+                f"{weight.shape}; give a bool for each weight, True to keep it"
+            )
 
 
 def require_like(argument: str, tree: PyTree, params: PyTree) -> None:

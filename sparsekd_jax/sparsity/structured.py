@@ -51,7 +51,7 @@ def n_m(n: int, m: int, axis: int = -2) -> "NM":
     n, m = whole("n", n, 0), whole("m", m, 0)
     if not 1 <= n <= m:
         raise ValueError(f"n_m keeps n of every m: 1 ≤ n ≤ m, got n = {n}, m = {m}")
-    return NM(n, m, axis)
+    return NM(n, m, whole("axis", axis, -math.inf))
 
 
 def block(shape: tuple[int, int]) -> "Block":
@@ -72,9 +72,12 @@ def block(shape: tuple[int, int]) -> "Block":
     >>> block((2, 2))(scores, 0.5)["w"].tolist()
     [[False, False, True, True], [False, False, True, True]]
     """
-    if not isinstance(shape, tuple | list) or len(shape) != 2 or min(shape) < 1:
+    if not isinstance(shape, tuple | list) or len(shape) != 2:
         raise ValueError(f"block shape must be two positive numbers (rows, columns), got {shape}")
-    return Block(*shape)
+    rows, columns = (whole(f"block shape[{i}]", number, -math.inf) for i, number in enumerate(shape))
+    if min(rows, columns) < 1:
+        raise ValueError(f"block shape must be two positive numbers (rows, columns), got {shape}")
+    return Block(rows, columns)
 
 
 def channel(axis: int = -1) -> "Channel":
@@ -92,7 +95,7 @@ def channel(axis: int = -1) -> "Channel":
     >>> channel()({"w": jnp.array([[1.0, 5.0, 2.0], [1.0, 5.0, 3.0]])}, 1 / 3)["w"].tolist()
     [[False, True, True], [False, True, True]]
     """
-    return Channel(axis)
+    return Channel(whole("axis", axis, -math.inf))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import optax  # type: ignore[import-untyped]
 from jaxtyping import Array, PyTree
 
 from sparsekd_jax.sparsity._arguments import named, require_optimizer, require_params, require_select
-from sparsekd_jax.sparsity._trees import map_masks, require_like, within
+from sparsekd_jax.sparsity._trees import map_masks, require_like, require_masks, within
 from sparsekd_jax.sparsity.masks import initial_masks
 from sparsekd_jax.sparsity.patterns import PATTERNS, Pattern
 from sparsekd_jax.sparsity.scores import SCORES, Score, score_tree
@@ -76,8 +76,13 @@ def sparsify(
             return gradient if mask is None else jnp.where(mask, gradient, jnp.zeros_like(gradient))
 
         def hold(mask: Array | None, step: Array, weight: Array) -> Array:
-            # In the weight's dtype: a −w rounded to a narrower update would not cancel w.
-            return step if mask is None else jnp.where(mask, step.astype(weight.dtype), -weight)
+            if mask is None:
+                return step
+            # In the wider dtype of both: a −w rounded to a narrower update would not cancel w, and an update
+            # in float32 of a bfloat16 weight would be rounded twice, here and when it is added.
+            with jax.numpy_dtype_promotion("standard"):
+                dtype = jnp.promote_types(step.dtype, weight.dtype)
+            return jnp.where(mask, step.astype(dtype), -weight.astype(dtype))
 
         seen = updates if straight_through else map_masks(see, state.masks, updates)
         # Optax's own optimizers (adam's bias correction) are not written for strict promotion; this file is.
@@ -145,10 +150,16 @@ def update_masks(
         slopes = None if gradients is None else within(node.masks, gradients)
         scores = score_tree(score_of, node.masks, shown, slopes, key)
         if isinstance(node, StraightThroughState):
-            return node._replace(masks=pattern_of(scores, rate))
+            return node._replace(masks=_of_pattern(scores, pattern_of(scores, rate)))
         ranked = map_masks(lambda m, s: None if m is None else jnp.where(m, s, -jnp.inf), node.masks, scores)
-        masks = pattern_of(ranked, rate)
+        masks = _of_pattern(ranked, pattern_of(ranked, rate))
         stayed = map_masks(lambda new, old: None if new is None else new & old, masks, node.masks)
         return node._replace(masks=masks, inner_state=forget(node.inner_state, stayed))
 
     return map_states(renew, state)
+
+
+def _of_pattern(scores: PyTree, masks: PyTree) -> PyTree:
+    """What a pattern made of scores, refused where it is no mask for each of them."""
+    require_masks(masks, scores)
+    return masks

@@ -134,6 +134,16 @@ def test_probabilities_of_bfloat16_logits_are_float32(vmap):
         np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-6)
 
 
+def test_numbers_and_names_of_another_kind_are_refused():
+    for name, bad in (("members", 2.5), ("size", 40.5), ("seed", 0.5)):
+        with pytest.raises(TypeError, match=f"{name} must be a whole number"):
+            run(**{name: bad})
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        run(seed=-1)
+    with pytest.raises(TypeError, match="plans is a list; give them by name"):
+        distill.ensemble(mlp, BLOBS, list(PLANS.values()), **SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

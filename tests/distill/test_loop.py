@@ -138,6 +138,12 @@ def test_an_optimizer_sees_the_loss_and_the_masked_gradient(blobs):
 PURE = nnx.to_pure_dict(nnx.state(mlp(1), nnx.Param))
 
 
+def test_lists_of_examples_are_arrays_too(blobs):
+    inputs, labels = blobs.test_inputs, blobs.test_labels
+    listed = distill.evaluate(mlp(0), inputs.tolist(), labels.tolist())
+    assert repr(listed) == repr(distill.evaluate(mlp(0), inputs, labels))
+
+
 @pytest.mark.parametrize(
     ("optimizer", "need"),
     [
@@ -328,6 +334,36 @@ def test_batch_statistics_move_in_training_and_dropout_is_off_in_evaluation(blob
     assert float(first.nll) == float(second.nll)
 
 
+def test_a_student_in_evaluation_mode_trains_in_training_mode(blobs):
+    """Such as ``result.model(k)``: it trained without dropout, its batch statistics as they were."""
+    awake, asleep = Noisy(nnx.Rngs(0)), Noisy(nnx.Rngs(0))
+    asleep.eval()
+    alone = [distill.run(m, mlp(0), blobs, PLAN, seed=0, **SETTINGS) for m in (awake, asleep)]
+    many = {"seeds": (0,), **SETTINGS}
+    alone += [distill.run_many([m], [mlp(0)], blobs, PLAN, **many)[0] for m in (awake, asleep)]
+    for one, other in (alone[:2], alone[2:]):
+        np.testing.assert_array_equal(flat(one.path[-1]), flat(other.path[-1]))
+        np.testing.assert_array_equal(one.student.norm.mean[...], other.student.norm.mean[...])
+        assert (one.student.drop.deterministic, other.student.drop.deterministic) == (False, True)
+    fitted = [distill.fit(m, blobs, steps=5, seed=0, **SETTINGS) for m in (awake, asleep)]
+    np.testing.assert_array_equal(flat(fitted[0].path[-1]), flat(fitted[1].path[-1]))
+
+
+class Attention(nnx.Module):
+    """`nnx.MultiHeadAttention` cannot be called before a mode is chosen."""
+
+    def __init__(self, rngs):
+        self.attention, self.last = nnx.MultiHeadAttention(2, 4, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.attention(x[:, None], decode=False)[:, 0])
+
+
+def test_a_student_of_no_mode_yet_trains(blobs):
+    result = distill.run(Attention(nnx.Rngs(0)), mlp(0), blobs, PLAN, seed=0, **SETTINGS)
+    assert result.history[-1]["step"] == 20
+
+
 def test_progress_counts_to_the_end(blobs):
     seen = []
     distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, on_progress=lambda *at: seen.append(at), **SETTINGS)
@@ -349,6 +385,31 @@ def test_bad_arguments_are_named(blobs):
         distill.run(mlp(1), jnp.zeros((59, 3)), blobs, PLAN, seed=0, **SETTINGS)
     with pytest.raises(ValueError, match="steps"):
         distill.fit(mlp(1), blobs, steps=0, seed=0, **SETTINGS)
+
+
+@pytest.mark.parametrize("before", [[], [optax.clip(1.0)]])
+def test_an_optimizer_that_has_masks_of_its_own_is_refused(blobs, before):
+    """Its where went unheard: the default one, of the masks around it, pruned what it left out."""
+    own = sparsity.sparsify(OPTIMIZER, where=sparsity.by_path("layers.0.*"))
+    with pytest.raises(ValueError, match=r"wrapped by sparsify already.*where as an argument"):
+        distill.run(mlp(1), mlp(0), blobs, PLAN, optimizer=optax.chain(*before, own), seed=0, batch_size=16)
+
+
+def test_the_gradients_of_a_score_are_averaged_in_float32(blobs):
+    """bfloat16 holds a sum of 32 to a hundredth, and weights of nearly equal scores change places."""
+    model = mlp(1)
+    nnx.update(model, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), nnx.state(model)))
+    graphdef, params, rest = _program.split(model)
+    arrays = {
+        "inputs": jnp.asarray(blobs.train_inputs, jnp.bfloat16),
+        "labels": jnp.asarray(blobs.train_labels),
+    }
+    index = _program.epochs(jax.random.key(0), 60, 8, 32)
+    average = lambda rows: _program.mean_gradients(  # noqa: E731
+        graphdef, _program.supervised, params, rest, arrays, {}, rows
+    )
+    each = np.stack([flat(average(index[i : i + 1])) for i in range(32)]).astype(np.float64)
+    np.testing.assert_allclose(flat(average(index)), each.mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("score", ["taylor", "movement", "random"])

@@ -234,6 +234,39 @@ def test_masked_rows_reach_no_value_and_no_gradient(soften_student):
     assert abs(float(value) * MASK.mean() - float(kept)) > 0.1 * float(kept)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (6, 1), (5,)])
+def test_a_mask_that_is_not_one_a_row_is_refused(shape):
+    """Broadcast, a mask [6, 1] made six losses a row, and one of length 1 spoke for all of them."""
+    student, teacher, labels = logits()
+    mask, log_p = jnp.ones(shape, bool), log_softmax(teacher, axis=-1)
+    calls = (
+        lambda: cross_entropy(jnp.asarray(student), jnp.asarray(labels), mask),
+        lambda: student_divergence(jnp.asarray(student), jnp.asarray(log_p), None, 1.0, mask=mask),
+        lambda: distill.distillation_loss(student, teacher, operator=POWER, temperature=2.0, mask=mask),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=r"mask has shape .* and the rows \(6,\): give one a row"):
+            call()
+
+
+def test_alpha_and_scale_are_one_number_or_one_a_row():
+    student, teacher, labels = (jnp.asarray(x) for x in logits())
+    loss = lambda **own: distill.distillation_loss(  # noqa: E731
+        student, teacher, labels, operator=POWER, temperature=2.0, **own
+    )
+    for name in ("alpha", "scale"):
+        with pytest.raises(ValueError, match=rf"{name} has shape \(6, 1\); give a scalar, or one a row"):
+            loss(**{name: jnp.full((6, 1), 0.5)})
+    np.testing.assert_array_equal(loss(alpha=jnp.full(1, 0.5)), loss(alpha=0.5))
+    in_two = lambda t: distill.distillation_loss(  # noqa: E731
+        student.reshape(2, 3, 5), teacher.reshape(2, 3, 5), operator=POWER, temperature=t
+    )
+    np.testing.assert_array_equal(in_two(jnp.full((2, 1), 3.0)), in_two(3.0))
+    for alpha in (np.float32(2.0), jnp.asarray(-0.5), jnp.asarray([0.0, 0.1, 0.2, 0.3, 0.4, 2.0])):
+        with pytest.raises(ValueError, match=r"alpha, .*weight of the hard labels, in \[0, 1\]"):
+            loss(alpha=alpha)
+
+
 def test_labels_outside_the_classes_are_never_another_class():
     losses = cross_entropy(jnp.zeros((4, 3)), jnp.array([-1, 3, -3, 2]))
     np.testing.assert_array_equal(np.isnan(losses), [True, True, True, False])
@@ -302,5 +335,6 @@ def test_a_mean_of_nothing_is_an_error():
     assert float((nothing + weighted_sum(jnp.ones(2))).mean) == 1.0
     with pytest.raises(ValueError, match="weights has shape"):
         weighted_sum(jnp.ones((2, 3)), jnp.ones(2))
-    with pytest.raises(ValueError, match=r"weights holds -1\.0"):
-        weighted_sum(jnp.ones(2), jnp.array([1.0, -1.0]))
+    for bad in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=rf"weights, row 1: is {bad}; weights are ≥ 0"):
+            weighted_sum(jnp.ones(2), jnp.array([1.0, bad]))

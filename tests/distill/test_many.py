@@ -125,6 +125,7 @@ def test_what_cannot_share_a_program_is_named(change, message):
         ({"record_every": 0}, ValueError, "record_every must be at least 1, got 0"),
         ({"record_every": 2.5}, TypeError, r"record_every must be a whole number \(an int\), got 2.5"),
         ({"seeds": (1, 2.5)}, TypeError, r"seeds\[1\] must be a whole number \(an int\), got 2.5"),
+        ({"plans": "cubic"}, TypeError, r"plans\[0\] is a str; make one by distill.stages"),
         ({"where": "head"}, TypeError, r"where is the text 'head'; pass sparsity.by_path\('head'\)"),
         (
             {"data": dataclasses.replace(BLOBS, test_labels=BLOBS.test_labels + 1000)},

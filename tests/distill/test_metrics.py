@@ -128,6 +128,28 @@ def test_bad_arguments_are_named(call, message):
         call()
 
 
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"weights": jnp.ones(1)}, r"weights has shape \(1,\), labels \(2,\): give one weight each"),
+        ({"weights": jnp.array([1.0, -1.0])}, r"weights, row 1: is -1\.0"),
+        ({"weights": jnp.array([jnp.nan, 1.0])}, r"weights, row 0: is nan"),
+        ({"num_bins": 0}, "num_bins must be at least 1, got 0"),
+    ],
+)
+def test_what_would_be_counted_wrong_is_refused(own, message):
+    """One weight for all made the count 1 of two examples, and no bin a calibration error of 0."""
+    with pytest.raises(ValueError, match=message):
+        distill.tally(jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([0, 0]), **own)
+
+
+def test_of_nothing_there_is_no_mean():
+    nothing = distill.tally(jnp.zeros((2, 3)), jnp.array([0, 1]), jnp.zeros(2))
+    for name in ("accuracy", "mean_nll", "calibration_error"):
+        with pytest.raises(ValueError, match="count is 0, so there is no mean"):
+            getattr(nothing, name)
+
+
 def test_bfloat16_logits_are_counted_in_float32():
     """bfloat16 counts 1347 as 1344, and adding ones to a bin stops at 256."""
     rng = np.random.default_rng(0)

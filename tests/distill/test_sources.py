@@ -123,8 +123,23 @@ def test_a_batch_of_padding_alone_changes_nothing():
 
 
 def test_weights_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"train_weights has shape \(59,\), train_labels has \(60,\)"):
+    with pytest.raises(ValueError, match=r"train_weights has shape \(59,\), train_labels \(60,\)"):
         run(weighted(np.ones(59, np.float32)))
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+def test_weights_that_are_none_are_refused_before_training(bad):
+    """Negative ones climbed the loss in silence."""
+    weights = np.ones(60, np.float32)
+    weights[7] = bad
+    with pytest.raises(ValueError, match=rf"train_weights, row 7: is {bad}; weights are ≥ 0"):
+        run(weighted(weights))
+    with pytest.raises(ValueError, match="train_weights is 0 throughout"):
+        run(weighted(np.zeros(60, np.float32)))
+    batch = {"inputs": BLOBS.train_inputs, "labels": BLOBS.train_labels, "weights": weights}
+    plan = distill.stages(sparsity=0.0, num_stages=1, total_steps=2)
+    with pytest.raises(ValueError, match=rf"weights of batch 0, row 7: is {bad}"):
+        run(in_batches([batch] * 2), plan)
 
 
 @pytest.fixture(scope="module")

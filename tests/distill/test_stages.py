@@ -105,7 +105,11 @@ def test_an_edited_plan_is_validated_as_any_other(edit, message):
         {"pattern": sparsity.n_m(2, 4, axis=-1), "sparsity": 0.5},
         {"pattern": sparsity.block((4, 2))},
         {"pattern": sparsity.channel(0)},
+        {"pattern": sparsity.channel(np.int64(0))},
+        {"pattern": sparsity.block((np.int64(4), np.int64(2)))},
         {"divergence": distill.JensenShannon(0.25)},
+        {"divergence": distill.JensenShannon(np.float32(0.25))},
+        {"divergence": distill.JensenShannon(jnp.asarray(0.25))},
     ],
 )
 def test_json_says_patterns_and_divergences_with_their_numbers(choice):
@@ -279,6 +283,17 @@ def test_annealing():
         distill.annealed(0.5, 0.0, 3)
     with pytest.raises(ValueError, match="num_stages"):
         distill.annealed(2.0, 1.0, 0)
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.9, 1.0), (3.7, 1.0), (8.0, 0.95), (0.7, 0.1)])
+@pytest.mark.parametrize("geometric", [True, False])
+def test_annealing_ends_at_the_end_itself(start, end, geometric):
+    """1.9·(1/1.9) is 0.9999999999999999, a temperature that an entropy projection does not take."""
+    values = distill.annealed(start, end, 3, geometric=geometric)
+    assert (values[0], values[-1]) == (start, end)
+    if end == 1.0:
+        plan = distill.stages(operator="entropy-projection", temperature=values, num_stages=3)
+        assert plan.stages[-1].temperature == 1.0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from sparsekd_jax import sparsity
@@ -92,3 +93,17 @@ def test_a_dropped_nan_becomes_zero():
     np.testing.assert_array_equal(out["w"], [0.0, 0.0])
     assert not np.signbit(np.asarray(out["w"])).any()
     assert out["b"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("mask", [jnp.ones(2, bool), jnp.ones((3, 1, 1), bool), jnp.full((2, 2), 0.5)])
+def test_masks_that_are_not_a_bool_a_weight_are_refused(mask):
+    """Broadcast, a mask [2] spoke for every row, one of [3, 1, 1] made new weights, and 0.5 kept all."""
+    params = {"w": jnp.ones((2, 2))}
+    says = r"masks holds .* for w of shape \(2, 2\); give a bool for each weight"
+    for function in (sparsity.apply_masks, sparsity.straight_through):
+        with pytest.raises(ValueError, match=says):
+            function(params, {"w": mask})
+    for straight_through in (False, True):
+        state = sparsity.sparsify(optax.sgd(0.1), straight_through=straight_through).init(params)
+        with pytest.raises(ValueError, match=says):
+            sparsity.update_masks(state, params, 0.5, pattern=lambda scores, rate: {"w": mask})

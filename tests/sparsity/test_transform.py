@@ -190,6 +190,28 @@ def test_bfloat16_weights_reach_exact_zero():
     assert int((np.asarray(optax.apply_updates(tree, updates)["w"]) == 0).sum()) == 15
 
 
+def test_a_wide_update_of_a_narrow_weight_is_rounded_once():
+    """Rounded to bfloat16 before it is added, momentum in float32 moved a third of the weights elsewhere."""
+    rng = np.random.default_rng(0)
+    start, slope = ({"w": jnp.asarray(rng.normal(size=(64, 64)), jnp.bfloat16)} for _ in range(2))
+    plain = optax.sgd(0.1, momentum=0.9, accumulator_dtype=jnp.float32)
+
+    def after(tx, state):
+        params = start
+        with jax.numpy_dtype_promotion("standard"):  # optax adds float32 to bfloat16
+            for _ in range(20):
+                updates, state = tx.update(slope, state, params)
+                params = optax.apply_updates(params, updates)
+        return np.asarray(params["w"])
+
+    masked = sparsity.sparsify(plain)
+    state = sparsity.update_masks(masked.init(start), start, 0.5)
+    alone, kept = after(plain, plain.init(start)), np.asarray(state.masks["w"])
+    held = after(masked, state)
+    np.testing.assert_array_equal(held[kept], alone[kept])
+    assert not held[~kept].any()
+
+
 def test_mistakes_are_named():
     tx = sparsity.sparsify(optax.sgd(0.1))
     tree = params()
