@@ -83,7 +83,7 @@ def variance_map(
         x,
         y,
         log_ratio,
-        levels=np.linspace(-bound, bound, 33),
+        levels=np.linspace(-bound, bound, 38),  # 37 bands, a prime: no border at a power of 2, to speckle
         cmap="RdBu_r",
         norm=colors.Normalize(-bound, bound),
     )

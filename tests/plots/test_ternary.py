@@ -77,6 +77,8 @@ def test_the_map_of_the_mixture_has_one_colour_and_no_contour(ax):
     ax.figure.clear()
     plots.variance_map(found, largest=16, ax=(shared := ax.figure.subplots()))
     assert shared.collections[0].norm.vmax == 4
+    seen = [path for path in shared.collections[0].get_paths() if len(path.vertices)]
+    assert len(seen) == 1  # one value, one colour
     with pytest.raises(ValueError, match=r"largest is 2, and the map goes to 4; give that or more"):
         plots.variance_map(found, largest=2, ax=shared)
     with pytest.raises(ValueError, match="too many to enumerate"):
