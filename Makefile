@@ -64,6 +64,7 @@ WHEEL_TESTS ?= tests/test_package.py tests/test_cli_axioms.py tests/test_cli_com
 wheel: $(VENV)/.extra-dev ## Build sdist and wheel in dist/, and run tests against the wheel
 	rm -rf dist build
 	$(BIN)/python -m build --outdir dist .
+	tar tzf dist/*.tar.gz | grep -q '^[^/]*/notebooks/'
 	$(PIP) --no-deps --target build/installed dist/*.whl
 	cp -r tests docs benchmarks pyproject.toml README.md build
 	cd build && PYTHONPATH=installed ../$(BIN)/python -c \

@@ -138,7 +138,8 @@ def draw_amplification() -> "Figure":
     with mpl.rc_context(FIGURE_STYLE):
         figure, axes = new_figure(10.4, 4.3, ncols=2)
         for ax, name in zip(axes, ("power", "mixture"), strict=True):
-            plots.variance_map(variance.amplification_map(operators.get(name), 2.0, 20), ax=ax)
+            found = variance.amplification_map(operators.get(name), 2.0, 20)
+            plots.variance_map(found, largest=16, ax=ax)
     return figure
 
 

@@ -1,4 +1,5 @@
-"""mkdocs hooks: formulas become MathML, so pages need no script or network; every public name is shown."""
+"""mkdocs hooks: formulas are set, so that pages need no script or network; every statement is linked to its
+evidence; every public name is shown."""
 
 import html
 import json
@@ -11,14 +12,40 @@ from latex2mathml.converter import convert
 
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^\s$](?:[^$]*?[^\s$])?)\$", re.DOTALL)
 _LOG = logging.getLogger("mkdocs.hooks.reference")
+_SUBSCRIPT = re.compile(r"(?<=[\w)])_(\w+)")
+_SUPERSCRIPT = re.compile(r"\^(?:\(([^()]+)\)|(\w))")
 _VERBATIM = re.compile(r"(<(pre|code|script|style|svg)\b.*?</\2>)", re.DOTALL)
 
 
-def on_page_content(content: str, **kwargs: Any) -> str:
-    """Formulas between dollars, as notebooks have them, outside of code."""
+def on_page_content(content: str, *, page: Any, **kwargs: Any) -> str:
+    """Formulas between dollars, as notebooks have them, outside of code; in theory plain text too."""
+    place = page.file.src_uri
     parts = _VERBATIM.split(content)
     # The split gives text, verbatim block, its tag, text, …: formulas are looked for in the text alone.
     parts[::3] = [_FORMULA.sub(_mathml, text) for text in parts[::3]]
+    del parts[2::3]
+    content = "".join(parts)
+    if place in ("theory.md", "claims.md", "questions.md"):
+        content = _set_plain(content)
+    if place == "theory.md":  # a statement links to its row, and a row to its statement
+        content = re.sub(
+            r"<strong>(\d\.\d+)</strong>",
+            r'<strong id="s\1"><a href="claims.html#s\1">\1</a></strong>',
+            content,
+        )
+    if place == "claims.md":
+        content = re.sub(
+            r"<td>(\d\.\d+)</td>", r'<td id="s\1"><a href="theory.html#s\1">\1</a></td>', content
+        )
+    return content
+
+
+def _set_plain(content: str) -> str:
+    """q_i and p^(1/T) with subscripts and superscripts, outside of code, formulas and tags."""
+    parts = re.split(r"(<(pre|code|math)\b.*?</\2>|<[^>]*>)", content, flags=re.DOTALL)
+    for at in range(0, len(parts), 3):
+        text = _SUBSCRIPT.sub(r"<sub>\1</sub>", parts[at])
+        parts[at] = _SUPERSCRIPT.sub(lambda found: f"<sup>{found[1] or found[2]}</sup>", text)
     del parts[2::3]
     return "".join(parts)
 

@@ -32,6 +32,14 @@ def require_folder(out: Path) -> None:
         refuse("--out", f"{out} cannot be written ({error.strerror}); choose another directory")
 
 
+def require_file(path: Path | None, option: str) -> None:
+    """Refuse now what cannot become a file after the work."""
+    if path is not None and path.is_dir():
+        refuse(option, f"{path} is a directory; name a file in it")
+    if path is not None and not path.parent.is_dir():
+        refuse(option, f"the directory {path.parent} does not exist; make it first")
+
+
 def require_plots() -> None:
     from importlib.util import find_spec
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsekd_jax.cli._arguments import refuse, require_plots, terminal
+from sparsekd_jax.cli._arguments import refuse, require_file, require_plots, terminal
 
 
 class What(enum.StrEnum):
@@ -48,8 +48,7 @@ def bench(
     where they are installed (`pip install 'sparsekd_jax[bench]'`).
     """
     for option, path in (("--json", json_path), ("--markdown", markdown), ("--figure", figure)):
-        if path is not None and not path.parent.is_dir():
-            refuse(option, f"the directory {path.parent} does not exist")
+        require_file(path, option)
     if figure is not None:
         if what not in (What.GROWTH, What.ALL):
             refuse("--figure", f"it draws the growth, which `sparsekd bench {what.value}` does not measure")

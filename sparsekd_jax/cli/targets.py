@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsekd_jax.cli._arguments import refuse
+from sparsekd_jax.cli._arguments import refuse, require_file
 
 targets = typer.Typer(help="Look into what a teacher revealed.", no_args_is_help=True)
 
@@ -35,8 +35,7 @@ def inspect(
 
     Exit status: 0 every record can be read, 1 some are refused (the first of each kind is shown), 2 usage.
     """
-    if json is not None and not json.parent.is_dir():
-        refuse("--json", f"the directory {json.parent} does not exist; make it first")
+    require_file(json, "--json")
     if file.is_dir():
         report = _of_cache(file)
     elif file.is_file():

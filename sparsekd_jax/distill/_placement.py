@@ -19,6 +19,7 @@ class Placement:
         batch_size: examples a step, in equal parts over that axis.
 
     Raises:
+        TypeError: something that is no mesh.
         ValueError: a batch that does not divide.
     """
 
@@ -26,6 +27,10 @@ class Placement:
         self.mesh = mesh
         if mesh is None:
             return
+        if not isinstance(mesh, Mesh):
+            raise TypeError(
+                f"mesh is {mesh!r}; pass a mesh, such as jax.make_mesh((jax.device_count(),), ('data',))"
+            )
         # jax.make_mesh makes explicit axes, under which a gather of sharded rows is refused: here XLA places.
         self.mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
         self.axis = DATA_AXIS if DATA_AXIS in mesh.axis_names else mesh.axis_names[0]

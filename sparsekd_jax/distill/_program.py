@@ -343,15 +343,20 @@ def logits_shape(
         logits = jax.eval_shape(lambda p, r, x: nnx.merge(graphdef, p, r, copy=True)(x), params, rest, inputs)
     except (TypeError, ValueError) as error:
         first = str(error).strip().partition("\n")[0]
+        remedy = "reshape the data, or give the model another first layer"
+        if "required positional argument" in first or "required keyword-only argument" in first:
+            remedy = (
+                "it is called with the inputs alone: give the rest defaults; train() and eval() set modes"
+            )
         raise ValueError(
-            f"{argument} does not take inputs of shape {inputs.shape} and dtype {inputs.dtype} ({first}); "
-            "reshape the data, or give the model another first layer"
+            f"{argument} does not take inputs of shape {inputs.shape} and dtype {inputs.dtype} "
+            f"({first}); {remedy}"
         ) from error
     shape: tuple[int, ...] | None = getattr(logits, "shape", None)
     if not shape or len(shape) < 2:
         raise ValueError(
-            f"{argument} maps inputs to {type(logits).__name__} of shape {shape}; it must return "
-            "logits [B, K] or [B, L, K] alone"
+            f"{argument} maps inputs to a {type(logits).__name__}{f' of shape {shape}' if shape else ''}; "
+            "it must return logits [B, K] or [B, L, K] alone"
         )
     if shape[-1] < 2:
         raise ValueError(

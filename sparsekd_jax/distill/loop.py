@@ -365,6 +365,11 @@ def teacher_logits(teacher: Any, inputs: Array, labels: Array) -> Array:
         raise ValueError(
             f"teacher gives logits of shape {logits.shape}; {inputs.shape[0]} training inputs need ({needs})"
         )
+    if not is_traced(logits) and bool((logits >= 0).all() and (abs(logits.sum(-1) - 1) < 0.01).all()):
+        raise ValueError(
+            "teacher gives rows that are ≥ 0 and sum to 1, which are probabilities; give logits: leave the "
+            "softmax out of a module, take jnp.log of an array"
+        )
     return logits
 
 

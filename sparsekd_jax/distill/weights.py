@@ -1,5 +1,6 @@
 """Trained weights on disk, in the safetensors format; a student as a folder of weights and configuration."""
 
+import inspect
 import json
 import os
 from collections import Counter
@@ -114,6 +115,7 @@ def load_pretrained(directory: str | os.PathLike[str], build: Callable[..., nnx.
 
     Raises:
         FileNotFoundError: no such folder, or a file of it is missing.
+        TypeError: a ``build`` that does not take the configuration, or makes no module.
         ValueError: a file that cannot be read, or weights of another module: the names, shapes and dtypes
             that differ are listed.
 
@@ -140,6 +142,13 @@ def load_pretrained(directory: str | os.PathLike[str], build: Callable[..., nnx.
     if not isinstance(config, dict):
         raise ValueError(f"{folder / CONFIG} is no JSON object; save the student again")
     config.pop(_OWN, None)
+    try:
+        inspect.signature(build).bind(**config)
+    except TypeError as error:
+        raise TypeError(
+            f"build does not take what {folder / CONFIG} holds, {', '.join(config) or 'nothing'} ({error}); "
+            "pass a function of these, such as lambda width: Net(width, rngs=nnx.Rngs(0))"
+        ) from error
     model = build(**config)
     require_module("what build returns", model)
     state = _stored(model)

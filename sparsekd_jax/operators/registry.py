@@ -90,6 +90,8 @@ def parse(text: str) -> SofteningOperator:
     Traceback (most recent call last):
     ValueError: operator 'tsallis' needs alpha: write tsallis(1.5)
     """
+    if not isinstance(text, str):
+        return get(text)  # raises, saying what it is
     name, bracket, inner = text.strip().partition("(")
     if name not in _FAMILIES:
         return get(name)  # raises, naming what is close

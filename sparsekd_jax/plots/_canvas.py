@@ -1,5 +1,6 @@
 """What every picture shares: axes of the caller's or new ones, and what tells things in one apart."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparsekd_jax._page import FIGURE_STYLE, OKABE_ITO
@@ -38,6 +39,13 @@ def look(i: int) -> dict[str, Any]:
 def dashed(i: int) -> dict[str, Any]:
     """Colour and dash of the i-th curve in a picture, for curves without points of their own."""
     return {"color": OKABE_ITO[_COLOURS[i % 6]], "ls": _DASHES[i % 6]}
+
+
+def require_labels(argument: Any, name: str) -> None:
+    """Refuse a thing alone where a picture takes several, each under its label."""
+    if not isinstance(argument, Mapping):
+        kind = type(argument).__name__
+        raise TypeError(f"{name} is a {kind}; give each thing to draw a label: {{'label': ...}}")
 
 
 def rule_lines(ax: "Axes", axis: str) -> None:

@@ -11,7 +11,17 @@ from jaxtyping import ArrayLike, Float
 from sparsekd_jax import simplex
 from sparsekd_jax.distill import Tally, interval
 from sparsekd_jax.operators import Operator
-from sparsekd_jax.plots._canvas import EDGE, INK, PALE_INK, axes_or_new, dashed, look, new_axes, rule_lines
+from sparsekd_jax.plots._canvas import (
+    EDGE,
+    INK,
+    PALE_INK,
+    axes_or_new,
+    dashed,
+    look,
+    new_axes,
+    require_labels,
+    rule_lines,
+)
 from sparsekd_jax.theory.homotopy import HomotopyPath
 
 if TYPE_CHECKING:
@@ -37,8 +47,10 @@ def entropy_curves(
         The axes; entropies are in nats.
 
     Raises:
+        TypeError: operators without labels.
         ValueError: nothing to draw, or no single distribution.
     """
+    require_labels(operators, "operators")
     if not operators:
         raise ValueError("operators is empty: nothing to draw")
     if np.ndim(p) != 1:
@@ -76,11 +88,13 @@ def reliability_diagram(tallies: Mapping[str, Tally], *, ax: "Axes | None" = Non
         expected calibration error.
 
     Raises:
+        TypeError: tallies without labels.
         ValueError: nothing to draw.
 
     Reference:
         Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599.
     """
+    require_labels(tallies, "tallies")
     if not tallies:
         raise ValueError("tallies is empty: nothing to draw")
     ax = axes_or_new(ax, 4.6, 4.4)
@@ -129,8 +143,10 @@ def stage_path(
         (hollow), means over seeds with every seed as a pale line; and the step lengths.
 
     Raises:
+        TypeError: paths without labels.
         ValueError: no paths, or seeds of a label with different sparsities.
     """
+    require_labels(paths, "paths")
     if not paths or not all(paths.values()):
         raise ValueError("paths is empty, or one of its labels is: nothing to draw")
     for label, seeds in paths.items():
@@ -148,7 +164,8 @@ def stage_path(
         top.plot(x, recovered.mean(axis=0), color=colour, lw=2, marker=marker, ms=5, label=label)
         known = [path.from_teacher_pruned for path in seeds if path.from_teacher_pruned is not None]
         if known:
-            top.plot(x[1:], np.mean(known, axis=0), marker, mfc="white", mec=colour, ms=6, ls=(0, (1, 2)))
+            pruned = {"color": colour, "ls": (0, (1, 2)), "marker": marker, "mfc": "white", "ms": 6}
+            top.plot(x[1:], np.mean(known, axis=0), **pruned)
         bottom.plot(x[1:], steps.T, color=colour, lw=0.7, alpha=0.35)
         bottom.plot(x[1:], steps.mean(axis=0), color=colour, lw=2, marker=marker, ms=5)
     top.set_ylabel(f"distance to the teacher\n({seeds[0].distance})")
@@ -186,8 +203,10 @@ def crossover(
         and a line at zero.
 
     Raises:
+        TypeError: differences without labels.
         ValueError: nothing to draw, or shapes that do not fit.
     """
+    require_labels(differences, "differences")
     if not differences:
         raise ValueError("differences is empty: nothing to draw")
     ax = axes_or_new(ax, 6.6, 4.0)

@@ -1,7 +1,7 @@
 """How near to its limit each law was tried."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparsekd_jax._page import OKABE_ITO
@@ -34,9 +34,15 @@ def law_margins(reports: Report | Sequence[Report], *, ax: "Axes | None" = None)
         logarithmic on both sides of ±1e-14. A law that is not applicable has no marker.
 
     Raises:
+        TypeError: something that is no report.
         ValueError: no report.
     """
-    found = [reports] if isinstance(reports, Report) else list(reports)
+    alone = isinstance(reports, Report) or not isinstance(reports, Iterable)
+    found: list[Any] = [reports] if alone else list(reports)
+    if not all(isinstance(report, Report) for report in found):
+        raise TypeError(
+            "reports is no report of axioms.check, nor a list of them; pass axioms.check(operator)"
+        )
     if not found:
         raise ValueError("reports is empty: nothing to draw")
     laws = list(dict.fromkeys(result.law.id for report in found for result in report))

@@ -53,27 +53,37 @@ def softening_field(
     return ax
 
 
-def variance_map(amplification: AmplificationMap, *, ax: "Axes | None" = None) -> "Axes":
+def variance_map(
+    amplification: AmplificationMap, *, largest: float | None = None, ax: "Axes | None" = None
+) -> "Axes":
     """Where softening raises the variance of an empirical target, and where it lowers it.
 
     Args:
         amplification: of `theory.variance.amplification_map`.
+        largest: end of the scale, a ratio > 1 that nothing on the map exceeds; maps to be compared share it.
+            The map's own by default.
         ax: axes to draw into; they lose their frame and some room to a colour bar.
 
     Returns:
         The axes. The scale is logarithmic about 1 (blue lowers, red raises); the black line is at 1.
+
+    Raises:
+        ValueError: a ratio on the map is above ``largest``, or below its reciprocal.
     """
     from matplotlib import colors, ticker
 
     ax = axes_or_new(ax, 5.4, 4.3)
     log_ratio = np.log2(amplification.ratio)
-    bound = max(1.0, math.ceil(float(np.abs(log_ratio).max())))
+    furthest = float(np.abs(log_ratio).max())
+    if largest is not None and not largest >= 2**furthest:
+        raise ValueError(f"largest is {largest:g}, and the map goes to {2**furthest:.4g}; give that or more")
+    bound = max(1.0, math.ceil(furthest)) if largest is None else math.log2(largest)
     x, y = to_plane(amplification.points).T
     filled = ax.tricontourf(
         x,
         y,
         log_ratio,
-        levels=np.linspace(-bound, bound, 33),
+        levels=np.linspace(-bound, bound, 38),  # 37 bands, a prime: no border at a power of 2, to speckle
         cmap="RdBu_r",
         norm=colors.Normalize(-bound, bound),
     )

@@ -68,6 +68,27 @@ THEORY = [
         "method is 'fast'",
         "'auto', 'bound'",
     ),
+    (
+        "an operator without a label",
+        lambda: plots.entropy_curves(power, P),
+        TypeError,
+        "operators is a PowerTransform",
+        r"a label: \{'label'",
+    ),
+    (
+        "a tally without a label",
+        lambda: plots.reliability_diagram(0.9),
+        TypeError,
+        "tallies is a float",
+        "give each thing to draw a label",
+    ),
+    (
+        "no report but its operator",
+        lambda: plots.law_margins(power),
+        TypeError,
+        "reports is no report",
+        r"pass axioms\.check\(operator\)",
+    ),
     ("no report", lambda: plots.law_margins([]), ValueError, "reports is empty", "nothing to draw"),
     (
         "unequal",

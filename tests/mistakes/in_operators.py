@@ -74,6 +74,13 @@ OPERATORS = [
         "finite number > 0",
     ),
     (
+        "an operator for parse",
+        lambda: operators.parse(power),
+        TypeError,
+        "name is PowerTransform",
+        "is a text",
+    ),
+    (
         "an operator for get",
         lambda: operators.get(power),
         TypeError,

@@ -1,5 +1,6 @@
 """Mistakes with training, and with its folders."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -9,8 +10,10 @@ from sparsekd_jax import distill, sparsity
 from sparsekd_jax.targets import readers
 from tests.mistakes.things import (
     ROWS,
+    Wrapped,
     counting,
     fit,
+    loaded_by_another_function,
     mlp,
     plan_of,
     power,
@@ -260,6 +263,41 @@ DISTILL = [
         r"logits of shape \(40, 1\)",
         r"of two classes \[0, z\]",
     ),
+    (
+        "probabilities for logits",
+        lambda: run(teacher=np.full((40, 3), 1 / 3, np.float32)),
+        ValueError,
+        "teacher gives rows that are ≥ 0 and sum to 1",
+        r"jnp\.log of an array",
+    ),
+    (
+        "a teacher that ends in softmax",
+        lambda: run(teacher=Wrapped(lambda logits: jax.nn.softmax(logits))),
+        ValueError,
+        "which are probabilities",
+        "leave the softmax out",
+    ),
+    (
+        "logits and something beside them",
+        lambda: fit(Wrapped(lambda logits: (logits, None))),
+        ValueError,
+        "maps inputs to a tuple; it",
+        r"logits \[B, K\] or \[B, L, K\] alone",
+    ),
+    (
+        "a mode as an argument",
+        lambda: fit(Wrapped(lambda logits, train: logits)),
+        ValueError,
+        "missing 1 required positional argument: 'train'",
+        "give the rest defaults",
+    ),
+    (
+        "a mesh by the name of its axis",
+        lambda: run(mesh="data"),
+        TypeError,
+        "mesh is 'data'",
+        r"jax\.make_mesh\(",
+    ),
     ("teacher a function", lambda: run(teacher=jnp.tanh), TypeError, "teacher is a ", r"pass an nnx\.Module"),
     (
         "logits of the test half",
@@ -385,6 +423,13 @@ DISTILL = [
 ]
 
 FOLDER = [
+    (
+        "another configuration",
+        loaded_by_another_function,
+        TypeError,
+        "build does not take what .*config.json holds, classes",
+        r"lambda width: Net\(width",
+    ),
     (
         "half a checkpoint",
         lambda folder: fit(checkpoint_dir=folder, keep=1.5),

@@ -22,6 +22,8 @@ COMMANDS = [
     ("axioms math:mine", "'math' has no 'mine'", "give module:attribute"),
     ("axioms power --laws ,", "no law is named", "such as A1,A3"),
     ("compare no.npy no.npy no.npy", "No such file", r"as \.npy or \.npz"),
+    ("targets inspect no.jsonl --json .", r"\. is a directory", "name a file in it"),
+    ("bench operators --markdown .", r"\. is a directory", "name a file in it"),
     ("targets inspect no.jsonl", "FILE", r"no\.jsonl does not exist"),
 ]
 

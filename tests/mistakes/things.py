@@ -30,6 +30,16 @@ def mlp(classes=3, inputs=8):
     return models.MLP((inputs, 4, classes), rngs=nnx.Rngs(0))
 
 
+class Wrapped(nnx.Module):
+    """A model that does something to its logits."""
+
+    def __init__(self, last):
+        self.model, self.last = mlp(), last
+
+    def __call__(self, inputs):
+        return self.last(self.model(inputs))
+
+
 def counting():
     """A model that holds an integer among its parameters."""
     model = mlp()
@@ -46,6 +56,11 @@ def run(student=None, teacher=None, plan=None, **changes):
     options = {"optimizer": sgd, "seed": 0, "batch_size": 8} | changes
     plan = distill.stages(sparsity=0.5, num_stages=1, total_steps=2) if plan is None else plan
     return distill.run(student or mlp(), mlp() if teacher is None else teacher, toy(), plan, **options)
+
+
+def loaded_by_another_function(folder):
+    distill.save_pretrained(mlp(), folder, {"classes": 3})
+    distill.load_pretrained(folder, lambda width: mlp(width))
 
 
 def resumed_with_another_plan(folder):

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sparsekd_jax import axioms, distill, operators, plots
+from sparsekd_jax._page import OKABE_ITO
 from sparsekd_jax.theory import homotopy
 
 matplotlib.use("Agg")
@@ -85,6 +86,7 @@ def test_stage_path_draws_distances_and_steps(path):
     top, bottom = plots.stage_path({"two stages": [path, path]}, axes=Figure().subplots(2))
     np.testing.assert_allclose(top.lines[2].get_ydata(), path.from_teacher)
     np.testing.assert_allclose(bottom.lines[2].get_ydata(), path.step_lengths)
+    assert {line.get_color() for line in [*top.lines, *bottom.lines]} == {OKABE_ITO["blue"]}
     with pytest.raises(ValueError, match="nothing to draw"):
         plots.stage_path({})
     other = dataclasses.replace(path, sparsities=(0.0, 0.1, 0.2))

@@ -74,5 +74,12 @@ def test_the_map_of_the_mixture_has_one_colour_and_no_contour(ax):
     collections, _, ticks = drawn(ax)
     assert len(collections) == 1
     assert "1/4" in ticks
+    ax.figure.clear()
+    plots.variance_map(found, largest=16, ax=(shared := ax.figure.subplots()))
+    assert shared.collections[0].norm.vmax == 4
+    seen = [path for path in shared.collections[0].get_paths() if len(path.vertices)]
+    assert len(seen) == 1  # one value, one colour
+    with pytest.raises(ValueError, match=r"largest is 2, and the map goes to 4; give that or more"):
+        plots.variance_map(found, largest=2, ax=shared)
     with pytest.raises(ValueError, match="too many to enumerate"):
         variance.amplification_map(operators.get("mixture"), 2.0, 10_000, resolution=10)
