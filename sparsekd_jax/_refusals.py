@@ -31,3 +31,9 @@ def refuse(flags: Any, name: str, say: Callable[[tuple[int, ...]], str]) -> None
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         row = f"row {index[0] if len(index) == 1 else index}: " if index else ""
         raise ValueError(f"{name}, {row}{say(index)}")
+
+
+def require_level(level: float) -> None:
+    """Refuse a level of confidence outside (0, 1), such as 95 for 0.95."""
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie in (0, 1), got {level}; 0.95 is usual")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sparsekd_jax._refusals import is_traced
+from sparsekd_jax._refusals import is_traced, require_level
 from sparsekd_jax.distill.divergences import blank_rows, times, widened
 from sparsekd_jax.distill.losses import cross_entropy, require_weights
 from sparsekd_jax.sparsity._arguments import whole
@@ -196,8 +196,7 @@ def interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
     bad = [i for i, v in enumerate(numbers) if not math.isfinite(v)]
     if bad:
         raise ValueError(f"values[{bad[0]}] is {numbers[bad[0]]}: find out why that seed failed")
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie in (0, 1), got {level}; 0.95 is usual")
+    require_level(level)
     n = len(numbers)
     mean = math.fsum(numbers) / n
     if n == 1:

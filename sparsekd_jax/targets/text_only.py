@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from sparsekd_jax._refusals import refuse
+from sparsekd_jax._refusals import refuse, require_level
 from sparsekd_jax.operators import PowerTransform, TsallisSoftening
 from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.operators.base import Operator, SofteningOperator, operator_name
@@ -173,7 +173,7 @@ def interval(
     >>> found.method, found.low.round(3), found.high.round(3)
     ('exact', array([0.527, 0.251]), array([0.749, 0.473]))
     """
-    _require_level(level)
+    require_level(level)
     table = counts_of(counts)
     rows = table.reshape(-1, table.shape[-1])
     by_class = all(_claims(operator, law, temperature) for law in ("affine", "equivariance", "A1"))
@@ -208,7 +208,7 @@ def clopper_pearson(
     """
     from scipy import special
 
-    _require_level(level)
+    require_level(level)
     draws = counts.sum(-1, keepdims=True)
     tail = (1 - level) / 2
     low = np.where(counts > 0, special.betaincinv(np.maximum(counts, 1), draws - counts + 1, tail), 0.0)
@@ -275,11 +275,6 @@ def _require_scalar(temperature: float) -> None:
             f"temperature has shape {np.shape(temperature)}; here it is one number for all rows: call once "
             "for each"
         )
-
-
-def _require_level(level: float) -> None:
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie in (0, 1), got {level}; 0.95 is usual")
 
 
 # -- counts ----------------------------------------------------------------------------------------------

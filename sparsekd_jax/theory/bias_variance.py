@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
-from sparsekd_jax._refusals import refuse
+from sparsekd_jax._refusals import refuse, require_level
 from sparsekd_jax.theory import _terms
 from sparsekd_jax.theory._terms import LeftOut, Loss, Terms, terms
 from sparsekd_jax.theory.intervals import Estimate, Spread, of_difference, one_way, two_way, with_quantile
@@ -342,8 +342,7 @@ def _reference(
     level: float,
 ) -> tuple[np.ndarray, Literal["truth", "labels"]]:
     """What the students are held against, ``[n, K]``: p⋆, or the labels as one-hot rows."""
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie in (0, 1), got {level}; 0.95 is usual")
+    require_level(level)
     if examples not in ("random", "fixed"):
         raise ValueError(f"examples is {examples!r}; it is 'random' or 'fixed'")
     _, n, num_classes = probs.shape

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from sparsekd_jax._refusals import require_level
+
 MIN_BOOTSTRAP_MEMBERS = 50
 """Fewer members than this, and the percentile bootstrap covers far less than it says."""
 
@@ -204,7 +206,7 @@ def percentile_bootstrap(
     Traceback (most recent call last):
     ValueError: members holds 10; the percentile bootstrap needs m ≥ 50, with fewer it covers far less...
     """
-    _require_level(level)
+    require_level(level)
     m = np.shape(members)[0] if np.ndim(members) else 0
     if m < MIN_BOOTSTRAP_MEMBERS:
         raise ValueError(
@@ -256,7 +258,7 @@ def with_quantile(spread: Spread, level: float, *, positive: bool = False) -> Es
     """
     from scipy import special
 
-    _require_level(level)
+    require_level(level)
     value = float(spread.value)
     half = float(special.stdtrit(float(spread.dof), (1 + level) / 2)) * float(spread.variance) ** 0.5
     if positive and value > 0:
@@ -303,16 +305,11 @@ def of_difference(first: Spread, second: Spread, difference: Spread, level: floa
     return Estimate(student.value, student.value - half, student.value + half, level)
 
 
-def _require_level(level: float) -> None:
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie in (0, 1), got {level}; 0.95 is usual")
-
-
 _SPREADS = {rule: jax.jit(rule) for rule in (one_way, two_way)}
 
 
 def _estimate(rule: Callable[..., Spread], full: ArrayLike, without: np.ndarray, level: float) -> Estimate:
-    _require_level(level)
+    require_level(level)
     whole = np.asarray(full, np.float64)
     for name, numbers in (("full", whole), ("without", without)):
         if not np.isfinite(numbers).all():

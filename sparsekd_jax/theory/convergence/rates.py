@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 from scipy import optimize, stats
 
+from sparsekd_jax._refusals import require_level
+
 GAMMAS = np.geomspace(0.02, 10.0, 500)
 """Rates searched, 1.25 % apart; an interval that reaches an end is open there."""
 
@@ -146,8 +148,7 @@ def _checked(
         raise ValueError(f"floor is {floor}; give the exact limit of the curve, or leave it out")
     if rho is not None and not 0 <= rho < 1:
         raise ValueError(f"rho is {rho}; the contraction of a stage lies in [0, 1)")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}; 0.95 is usual")
+    require_level(level)
     return y, n
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
-from sparsekd_jax._refusals import refuse
+from sparsekd_jax._refusals import refuse, require_level
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import on_rows
+from sparsekd_jax.targets.text_only import clopper_pearson
 from sparsekd_jax.theory.privacy.epsilon import require_floor
 
 
@@ -136,10 +137,7 @@ def audit(
     >>> round(audit(np.zeros(1000, int), np.ones(1000, int), 2), 2)
     5.28
     """
-    from scipy import special
-
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie in (0, 1), got {level}; 0.95 is usual")
+    require_level(level)
     counts = []
     for name, drawn in (("labels", np.asarray(labels)), ("other", np.asarray(other))):
         if drawn.ndim != 1 or not drawn.size or not np.issubdtype(drawn.dtype, np.integer):
@@ -149,12 +147,6 @@ def audit(
         refuse((drawn < 0) | (drawn >= num_classes), name, functools.partial(_out_of_range, drawn))
         counts.append(np.bincount(drawn, minlength=num_classes))
     miss = (1 - level) / (4 * num_classes)
-    low, high = [], []
-    for count in counts:
-        n = count.sum()
-        low.append(np.where(count > 0, special.betaincinv(np.maximum(count, 1), n - count + 1, miss), 0.0))
-        high.append(
-            np.where(count < n, special.betaincinv(count + 1, np.maximum(n - count, 1), 1 - miss), 1.0)
-        )
-    ratios = np.concatenate([low[0] / high[1], low[1] / high[0]])
+    (low, high), (other_low, other_high) = (clopper_pearson(count, 1 - 2 * miss) for count in counts)
+    ratios = np.concatenate([low / other_high, other_low / high])
     return max(0.0, math.log(float(ratios.max()))) if ratios.max() > 0 else 0.0
