@@ -128,6 +128,7 @@ def test_a_range_is_respected(module):
         (["powr"], "did you mean 'power'"),
         (["tsallis"], "needs alpha"),
         (["nowhere:thing"], "cannot be imported"),
+        (["mine.py"], "mine.py is a file; give mine:function"),
         (["mymodule:missing"], "has no 'missing'"),
         (["mymodule:answer"], "must be a function"),
         (["power", "--laws", "A9"], "is not a law"),

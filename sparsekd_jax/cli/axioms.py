@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparsekd_jax.cli._arguments import refuse, terminal
+from sparsekd_jax.cli._arguments import refuse, require_file, terminal
 
 if TYPE_CHECKING:
     from traceback import FrameSummary
@@ -36,8 +36,8 @@ def axioms(
 
     Exit status: 0 all claims hold, 1 a claim fails (its witness is printed), 2 usage.
     """
-    _require_writable(json, "--json")
-    _require_writable(html, "--html")
+    require_file(json, "--json")
+    require_file(html, "--html")
     options: dict[str, Any] = {
         "num_classes": _whole_numbers(classes, "--classes"),
         "temperature_range": _range_of(temperatures),
@@ -112,7 +112,8 @@ def _operator_of(name: str) -> Any:
         try:
             return operators.parse(name)
         except ValueError as error:
-            refuse("NAMES", str(error))
+            stem, py, _ = name.rpartition(".py")
+            refuse("NAMES", f"{name} is a file; give {stem}:function" if py else str(error))
     import importlib
 
     module_name, _, attribute = name.partition(":")
@@ -178,10 +179,3 @@ def _range_of(text: str | None) -> tuple[float, float] | None:
     if not 0 <= low < high:
         refuse("--temperatures", f"{text} is empty or negative; it needs 0 ≤ LOW < HIGH")
     return low, high
-
-
-def _require_writable(path: Path | None, option: str) -> None:
-    if path is not None and path.is_dir():
-        refuse(option, f"{path} is a directory; name a file in it")
-    if path is not None and not path.parent.is_dir():
-        refuse(option, f"the directory {path.parent} does not exist; make it first")

@@ -51,7 +51,10 @@ def distill(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the report; out/DATA by default.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the interrupted run that --out holds.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the interrupted run that --out holds, or start if it holds none."
+        ),
     ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard the interrupted run that --out holds.")

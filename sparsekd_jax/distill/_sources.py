@@ -96,6 +96,17 @@ def source_of(
     return _Shuffled(data, seed, batch_size, total_steps, mesh)
 
 
+def whole_seed(argument: str, seed: Any) -> int:
+    """A seed as Python's number, refused where JAX would drop a part of it."""
+    value = whole(argument, seed, least=-(2**31))
+    if value >= 2**32:
+        raise ValueError(
+            f"{argument} is {value}; JAX reads 32 bits of a seed, so {value % 2**32} would give the same: "
+            "give one below 2**32"
+        )
+    return value
+
+
 def require_in_memory(data: Any, caller: str) -> None:
     """Refuse batches where several members learn from the same rows."""
     if isinstance(data, Batches):

@@ -27,6 +27,7 @@ from sparsekd_jax.distill._sources import (
     require_halves,
     source_of,
     validation_of,
+    whole_seed,
 )
 from sparsekd_jax.distill.checkpoints import CheckpointStore, agreed
 from sparsekd_jax.distill.metrics import Tally
@@ -95,7 +96,7 @@ class Trainer:
         argument: str = "student",
     ) -> None:
         record_every = whole("record_every", record_every)
-        seed = whole("seed", seed, least=-math.inf)
+        seed = whole_seed("seed", seed)
         _program.require_module(argument, model)
         require_optimizer("optimizer", optimizer)
         require_select(where)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from sparsekd_jax import sparsity
 from sparsekd_jax._durable import fingerprint
 from sparsekd_jax._numerics import at_least_float32
-from sparsekd_jax._refusals import is_traced
+from sparsekd_jax._refusals import is_traced, refuse
 from sparsekd_jax.distill import _observed, _program
 from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import Batches, DataSet, require_classes, require_examples
@@ -339,8 +339,9 @@ Taught = Array | tuple[Any, PyTree, PyTree] | TopK | Samples
 was seen of a teacher in part."""
 
 
-def teacher_logits(teacher: Any, inputs: Array, labels: Array) -> Array:
+def teacher_logits(teacher: Any, batch: Batch) -> Array:
     """Training logits of a teacher that is a module, a split one, or its logits already."""
+    inputs, labels = batch["inputs"], batch["labels"]
     if isinstance(teacher, TopK | Samples):
         raise TypeError(f"teacher is a {type(teacher).__name__}, which has no logits; use distill.run")
     if isinstance(teacher, Dense):
@@ -370,6 +371,11 @@ def teacher_logits(teacher: Any, inputs: Array, labels: Array) -> Array:
             "teacher gives rows that are ≥ 0 and sum to 1, which are probabilities; give logits: leave the "
             "softmax out of a module, take jnp.log of an array"
         )
+    if "weights" in batch:  # padding may hold anything
+        logits = jnp.where(batch["weights"][..., None] != 0, logits, jnp.zeros_like(logits))
+    if not is_traced(logits):
+        broken = ~jnp.isfinite(jnp.max(logits, axis=-1))
+        refuse(broken, "teacher", lambda _: "gives logits that are NaN, +inf, or all −inf; leave the row out")
     return logits
 
 
@@ -381,7 +387,7 @@ def _teacher(teacher: Any, trainer: Trainer, cached: bool) -> Taught:
             return trainer.place.everywhere(_observed.aligned(teacher, arrays["labels"]))
         if isinstance(teacher, nnx.Module):
             teacher = _on_mesh(teacher, trainer)
-        logits = teacher_logits(teacher, arrays["inputs"], arrays["labels"])
+        logits = teacher_logits(teacher, arrays)
         require_same_classes(logits.shape[-1], trainer.num_classes)
         return trainer.place.everywhere(logits)
     if isinstance(teacher, nnx.Module):

@@ -204,7 +204,7 @@ def distillation_loss(
             f"student_logits has shape {jnp.shape(student_logits)} and teacher_logits "
             f"{jnp.shape(teacher_logits)}; give both the same rows and classes, [..., K]"
         )
-    if labels is None and not (isinstance(alpha, float | int) and alpha == 0):
+    if labels is None and (is_traced(alpha) or np.any(np.asarray(alpha) > 0)):
         raise ValueError("labels are needed where alpha > 0: pass labels, or alpha=0")
     exponent = 0 if scale is not None else _scale_exponent(operator, soften_student, divergence)
     teacher_logits = divergences.blank_rows(jax.lax.stop_gradient(teacher_logits), mask)

@@ -1,7 +1,6 @@
 """Many runs in one compiled program: seeds, temperatures, weights and hyper-parameters as a vmapped axis."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from sparsekd_jax.distill._sources import (
     require_halves,
     require_in_memory,
     source_of,
+    whole_seed,
 )
 from sparsekd_jax.distill._trainer import DivergedError, Progress, Row, history_row, nan_metric
 from sparsekd_jax.distill.loop import Result, require_same_classes, teacher_logits
@@ -89,7 +89,7 @@ def run_many(
         if not hasattr(given, "__len__"):
             raise TypeError(f"{argument} is a {type(given).__name__}; give a list, one a member")
     record_every = whole("record_every", record_every)
-    seeds = [whole(f"seeds[{i}]", seed, least=-math.inf) for i, seed in enumerate(seeds)]
+    seeds = [whole_seed(f"seeds[{i}]", seed) for i, seed in enumerate(seeds)]
     require_optimizer("optimizer", optimizer)
     require_select(where)
     require_data(data)
@@ -109,7 +109,7 @@ def run_many(
     awake = _program.split_for_evaluation(students[0])
     shape_of = functools.partial(_program.logits_shape, "students[0]", *awake)
     num_classes = require_halves("students[0]", data, arrays, shape_of)
-    taught = [teacher_logits(t, arrays["inputs"], arrays["labels"]) for t in teachers]
+    taught = [teacher_logits(t, arrays) for t in teachers]
     for own in taught:
         require_same_classes(own.shape[-1], num_classes)
     logits = jnp.stack(taught)

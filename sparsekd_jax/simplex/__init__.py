@@ -9,7 +9,8 @@ face of the simplex that the zeros define: a coordinate that is off contributes 
 
 Computations run in the dtype of the inputs. A function of two distributions wants them in one dtype.
 Only the ``require_*`` functions validate: they are for eager code and let traced values pass. Of a row with a
-NaN every measure is NaN; an entry below 0 counts as 0.
+NaN every measure is NaN. An entry below 0 counts as 0 where its logarithm is taken, and as it is in
+sums and differences of entries (total variation, mixtures of p and q, the majorization margin).
 
 Reference: Flouro & Chadwick, arXiv 2601.03195; theory.md sections 1 and 4.
 """

@@ -171,7 +171,9 @@ def run(
             record_every=settings.teacher_steps,
         ).student
         log = Path(folder, f"teacher-{seed}.jsonl")
-        logits = teacher_logits(teacher, jnp.asarray(arrays.train_inputs), jnp.asarray(arrays.train_labels))
+        logits = teacher_logits(
+            teacher, {"inputs": jnp.asarray(arrays.train_inputs), "labels": jnp.asarray(arrays.train_labels)}
+        )
         write_log(log, targets.top_k(jax.nn.log_softmax(logits, axis=-1), settings.k))
         revealed = read_log(log, arrays, settings.k)
         for name in values:

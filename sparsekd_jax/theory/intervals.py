@@ -250,7 +250,7 @@ def with_quantile(spread: Spread, level: float, *, positive: bool = False) -> Es
         The estimate, by default ``value ± t_{dof, (1+level)/2} √variance``.
 
     Raises:
-        ValueError: a level outside (0, 1).
+        ValueError: a level outside (0, 1), or a negative variance.
 
     >>> spread = Spread(np.float64(1.0), np.float64(0.04), np.float64(9.0))
     >>> print(with_quantile(spread, 0.95), with_quantile(spread, 0.95, positive=True))
@@ -259,8 +259,10 @@ def with_quantile(spread: Spread, level: float, *, positive: bool = False) -> Es
     from scipy import special
 
     require_level(level)
-    value = float(spread.value)
-    half = float(special.stdtrit(float(spread.dof), (1 + level) / 2)) * float(spread.variance) ** 0.5
+    value, variance = float(spread.value), float(spread.variance)
+    if variance < 0:
+        raise ValueError(f"spread.variance is {variance}; a variance is ≥ 0")
+    half = float(special.stdtrit(float(spread.dof), (1 + level) / 2)) * variance**0.5
     if positive and value > 0:
         with np.errstate(over="ignore"):  # a bound that is too large for a float is inf
             factor = float(np.exp(half / value))

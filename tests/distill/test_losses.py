@@ -1,5 +1,7 @@
 """Losses against numpy in float64, their gradients against finite differences, and the classic mistakes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -265,6 +267,19 @@ def test_alpha_and_scale_are_one_number_or_one_a_row():
     for alpha in (np.float32(2.0), jnp.asarray(-0.5), jnp.asarray([0.0, 0.1, 0.2, 0.3, 0.4, 2.0])):
         with pytest.raises(ValueError, match=r"alpha, .*weight of the hard labels, in \[0, 1\]"):
             loss(alpha=alpha)
+
+
+def test_no_labels_are_needed_where_no_row_weighs_them():
+    loss = functools.partial(
+        distill.distillation_loss, jnp.zeros((2, 3)), jnp.ones((2, 3)), operator=POWER, temperature=2.0
+    )
+    for alpha in (0, np.float32(0.0), jnp.zeros(2)):
+        np.testing.assert_array_equal(loss(alpha=alpha), loss())
+    for alpha in (np.float32(0.1), jnp.asarray([0.0, 0.1])):
+        with pytest.raises(ValueError, match="labels are needed"):
+            loss(alpha=alpha)
+    with pytest.raises(ValueError, match="labels are needed"):  # a traced α may be anything
+        jax.jit(lambda a: loss(alpha=a))(0.0)
 
 
 def test_labels_outside_the_classes_are_never_another_class():

@@ -102,6 +102,9 @@ def test_padding_weighs_nothing():
         np.r_[BLOBS.train_labels, np.zeros(40, np.int32)],
         np.r_[BLOBS.train_inputs, junk],
     )
+    seen = mlp(0)(jnp.asarray(padded.train_inputs))
+    blank = distill.run(mlp(1), seen.at[60:].set(jnp.nan), padded, plan, batch_size=100, **SETTINGS)
+    np.testing.assert_allclose(flat(blank.path[-1]), flat(alone.path[-1]), atol=1e-5)
     together = run(padded, plan, batch_size=100)
     np.testing.assert_allclose(flat(together.path[-1]), flat(alone.path[-1]), atol=1e-5)
     assert together.history[-1]["loss"] == pytest.approx(alone.history[-1]["loss"], rel=1e-4)

@@ -278,6 +278,27 @@ DISTILL = [
         "leave the softmax out",
     ),
     (
+        "a teacher that overflowed",
+        lambda: run(teacher=np.where(np.arange(40)[:, None] == 7, np.nan, np.ones((40, 3), np.float32))),
+        ValueError,
+        "teacher, row 7: gives logits that are NaN",
+        "leave the row out",
+    ),
+    (
+        "a teacher that excludes every class",
+        lambda: run(teacher=np.where(np.arange(40)[:, None] == 7, -np.inf, np.ones((40, 3), np.float32))),
+        ValueError,
+        "teacher, row 7: gives logits",
+        "leave the row out",
+    ),
+    (
+        "a hash as the seed",
+        lambda: run(seed=2**40 + 3),
+        ValueError,
+        "seed is 1099511627779",
+        r"below 2\*\*32",
+    ),
+    (
         "logits and something beside them",
         lambda: fit(Wrapped(lambda logits: (logits, None))),
         ValueError,

@@ -439,11 +439,24 @@ TARGETS = np.array([[0.5, 0.5], [0.9, 0.1]])
         (lambda: softmax_regression(np.eye(2), TARGETS, -0.1), "mu is -0.1"),
         (lambda: softmax_regression(np.eye(2), np.eye(2), 0.0), "targets, row 0: has a zero.*give mu > 0"),
         (lambda: track(penalty_path(np.eye(2), TARGETS, 0.1, 0.5), 0, 1), "num_stages is 0"),
+        (
+            lambda: track(penalty_path(np.eye(2), TARGETS, 0.1, 0.5), 2, 0),
+            "steps is 0; a stage needs at least",
+        ),
+        (lambda: track(penalty_path(np.eye(2), TARGETS, 0.1, 0.5), 2, 3, -1.0), "eta is -1.0"),
     ],
 )
 def test_bad_arguments_are_named(call, message, x64):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_numbers_of_another_kind_are_named():
+    with pytest.raises(TypeError, match="integer"):
+        track(penalty_path(np.eye(2), TARGETS, 0.1, 0.5), 2.5, 3)
+    for dtype in (int, jnp.bfloat16):
+        with pytest.raises(TypeError, match=r"features has dtype .*astype\(np\.float32\)"):
+            softmax_regression(np.eye(2, dtype=dtype), TARGETS, 0.1)
 
 
 def test_float32_says_how_far_it_got():

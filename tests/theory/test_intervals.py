@@ -182,6 +182,7 @@ bootstrap = functools.partial(intervals.percentile_bootstrap, key=jax.random.key
         (lambda: intervals.two_way_jackknife_t(np.ones(3), np.ones((3, 4))), r"full has shape \(3,\)"),
         (lambda: intervals.jackknife_t([1.0, 2.0], [1.0, 2.0]), r"full has shape \(2,\)"),
         (lambda: intervals.with_quantile(intervals.Spread(1.0, 0.1, 9.0), 95), "level must lie"),
+        (lambda: intervals.with_quantile(intervals.Spread(1.0, -0.1, 9.0), 0.9), "variance is -0.1"),
         (lambda: bootstrap(jnp.mean, np.ones(50), resamples=0), "resamples is 0"),
         (lambda: bootstrap(lambda x: x.mean(0), np.ones((50, 2))), r"statistic returns shape \(2,\)"),
         (lambda: bootstrap(jnp.mean, np.ones(49)), "m ≥ 50.*Use jackknife_t"),

@@ -121,8 +121,13 @@ def test_bad_calls_are_named():
         bound_of().stochastic_term(-1.0)
     with pytest.raises(ValueError, match="at least two points"):
         path_speed([1.0])
-    with pytest.raises(ValueError, match="one increasing value for each of the 2 points"):
-        path_speed([0.0, 1.0], [0.5, 0.5])
+    with pytest.raises(ValueError, match="total_steps is 0"):
+        bound_of().best_stages(0)
+    for lambdas in ([0.5, 0.5], [0.0, math.inf]):
+        with pytest.raises(ValueError, match="one finite, increasing value for each of the 2 points"):
+            path_speed([0.0, 1.0], lambdas)
+    with pytest.raises(ValueError, match=r"sigma is 0\.5, and there is no key"):
+        follow(lambda x, lam: x, jnp.zeros(2), jnp.ones(1), 1, 0.1, sigma=0.5)
     with pytest.raises(ValueError, match="not finite"):
         path_speed([0.0, math.nan])
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -168,10 +169,14 @@ def track(path: PenaltyPath, num_stages: int, steps: ArrayLike, eta: ArrayLike |
         path: from `penalty_path`; under vmap one of a batch.
         num_stages: n ≥ 1, static.
         steps: m ≥ 1, gradient steps a stage.
-        eta: step size; by default 2/(μ + L).
+        eta: step size > 0; by default 2/(μ + L).
 
     Returns:
         A `TrackedPath`.
+
+    Raises:
+        ValueError: a number out of its range, where it is not traced.
+        TypeError: a number of stages that is not an integer.
 
     Reference: theory.md section 4.
 
@@ -180,8 +185,12 @@ def track(path: PenaltyPath, num_stages: int, steps: ArrayLike, eta: ArrayLike |
     >>> bool(tracked.errors[-1] <= path.tracking_bound(3).error(4))
     True
     """
-    if num_stages < 1:
+    if operator.index(num_stages) < 1:
         raise ValueError(f"num_stages is {num_stages}; a path has at least one stage")
+    if not is_traced(steps) and not np.all(np.asarray(steps) >= 1):
+        raise ValueError(f"steps is {steps}; a stage needs at least one gradient step")
+    if eta is not None and not is_traced(eta) and not np.all(np.asarray(eta) > 0):
+        raise ValueError(f"eta is {eta}; a step of descent has a size > 0, by default 2/(mu + L)")
     return _track(path, num_stages, steps, eta)
 
 

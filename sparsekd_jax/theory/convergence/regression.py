@@ -194,6 +194,8 @@ def softmax_regression(
     t = jnp.asarray(targets)
     if x.ndim != 2 or t.ndim != 2 or len(x) != len(t) or 0 in x.shape:
         raise ValueError(f"features {x.shape} and targets {t.shape}: need [N, d] and [N, K], N the same")
+    if x.dtype not in (jnp.float32, jnp.float64):
+        raise TypeError(f"features has dtype {x.dtype}; give float32 or float64: features.astype(np.float32)")
     simplex.require_probabilities(t, "targets")
     if not is_traced(x):
         refuse(~np.isfinite(np.asarray(x)).all(-1), "features", lambda i: "is not finite")

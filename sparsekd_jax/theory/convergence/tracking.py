@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from sparsekd_jax._refusals import is_traced
+
 _MOST_STAGES = 2**1000
 
 
@@ -176,7 +178,12 @@ class TrackingBound:
         return float(dataclasses.replace(self, m=total_steps // n).error(n))
 
     def best_stages(self, total_steps: int) -> int:
-        """The divisor n of ``total_steps`` with the smallest `error_at_total`, the fewest stages at a tie."""
+        """The divisor n of ``total_steps`` with the smallest `error_at_total`, the fewest stages at a tie.
+
+        Raises:
+            ValueError: total_steps < 1. TypeError where it is not an integer.
+        """
+        _require(operator.index(total_steps) >= 1, f"total_steps is {total_steps}; give at least one")
         divisors = [n for n in range(1, total_steps + 1) if total_steps % n == 0]
         return min(divisors, key=lambda n: self.error_at_total(n, total_steps))
 
@@ -221,8 +228,9 @@ def path_speed(minimisers: ArrayLike, lambdas: ArrayLike | None = None) -> float
     _require(points.ndim >= 1 and len(points) >= 2, "minimisers: a path needs at least two points")
     grid = np.linspace(0, 1, len(points)) if lambdas is None else np.asarray(lambdas, np.float64)
     _require(
-        grid.shape == (len(points),) and bool(np.all(np.diff(grid) > 0)),
-        f"lambdas has shape {grid.shape}; it needs one increasing value for each of the {len(points)} points",
+        grid.shape == (len(points),) and bool((np.diff(grid) > 0).all() and np.isfinite(grid).all()),
+        f"lambdas has shape {grid.shape}; it needs one finite, increasing value for each of the "
+        f"{len(points)} points",
     )
     _require(bool(np.isfinite(points).all()), "minimisers holds values that are not finite")
     steps = np.linalg.norm(np.diff(points, axis=0).reshape(len(points) - 1, -1), axis=1)
@@ -299,17 +307,22 @@ def follow(
         lambdas: λ_1, …, λ_n, ``[n]``, in the dtype of start.
         steps: m, an integer for all stages; it may be traced.
         eta: step size η.
-        sigma: RMS norm of Gaussian gradient noise, E‖noise‖² = σ²; used only with a key.
-        key: PRNG key of the noise; by default there is none.
+        sigma: RMS norm of Gaussian gradient noise, E‖noise‖² = σ².
+        key: PRNG key of the noise; without one there is none, and sigma must be 0.
 
     Returns:
         θ after 0, 1, …, n stages, ``[n+1, ...]``. Compile and vmap it as you like (the reverse
         derivative needs a static ``steps``).
 
+    Raises:
+        ValueError: noise without a key.
+
     >>> path = follow(lambda x, lam: x - lam, jnp.array(0.0), jnp.array([0.5, 1.0]), 1, 0.5)
     >>> path.tolist()
     [0.0, 0.25, 0.625]
     """
+    if key is None and not is_traced(sigma):
+        _require(not np.any(sigma), f"sigma is {sigma}, and there is no key to draw its noise with; give one")
     eta, scale = (jnp.asarray(x).astype(start.dtype) for x in (eta, sigma))
     scale = scale / math.sqrt(max(start.size, 1))
 
