@@ -358,8 +358,9 @@ class _Tally:
         """Which violation to show: one that is plain to see, of moderate numbers, not the most extreme."""
         least = np.minimum(*(np.where(x > 0, x, 1).min(-1) for x in (batch.p, batch.r))) * batch.num_classes
         mild = 1 / (1 + np.abs(np.log(batch.high)) + np.abs(np.log(batch.low)))
-        # Of a defect that is small everywhere, not a case where it is next to nothing.
-        return least * mild + (margins.margin <= max(-1e-3, 0.1 * margins.margin.min()))
+        worst = margins.margin.min()
+        plain = -1e-3 if worst < -1e-3 else 0.1 * worst  # of a defect that is small everywhere, too
+        return least * mild + (margins.margin <= plain)
 
     @property
     def fails(self) -> bool:
