@@ -32,8 +32,8 @@ class Result:
 
     Attributes:
         student: the trained model, a new module; the one passed in is untouched.
-        history: one row a record, in order of steps: the training loss since the last record, and accuracy,
-            NLL and calibration error on the test half; ``event`` is "start", "pruned" or "train". With a
+        history: one row a record, in order of steps: the stage's sparsity as the plan has it, the training
+            loss since the last record, and accuracy, NLL and calibration error on the test half; ``event`` is "start", "pruned" or "train". With a
             validation half also its accuracy and NLL, and in the last row of a stage that ended early
             ``ended``, the reason.
         path: parameters S_0 (as given), S_1, …, S_n after each stage.

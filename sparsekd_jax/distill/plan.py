@@ -27,7 +27,8 @@ class Stage:
     """One stage: prune to a sparsity, then train. Scalars of numpy and jax become Python's numbers.
 
     Attributes:
-        sparsity: share of the prunable weights that are zero after the prune, in [0, 1).
+        sparsity: share of the prunable weights to drop, in [0, 1); a pattern of groups, such as N:M, comes as
+            near as whole groups allow (`sparsity.zero_fraction` measures it).
         temperature: T of the softening.
         steps: optimizer steps of recovery, at most where the stage may end early.
         scale: gradient scale c of the distillation term.
