@@ -33,9 +33,9 @@ class Result:
     Attributes:
         student: the trained model, a new module; the one passed in is untouched.
         history: one row a record, in order of steps: the stage's sparsity as the plan has it, the training
-            loss since the last record, and accuracy, NLL and calibration error on the test half; ``event`` is "start", "pruned" or "train". With a
-            validation half also its accuracy and NLL, and in the last row of a stage that ended early
-            ``ended``, the reason.
+            loss since the last record, and accuracy, NLL and calibration error on the test half; ``event`` is
+            "start", "pruned" or "train". With a validation half also its accuracy and NLL, and in the last
+            row of a stage that ended early ``ended``, the reason.
         path: parameters S_0 (as given), S_1, …, S_n after each stage.
         rests: what was beside them at the same points: batch statistics, random streams.
         masks: those of the same points, in the structure of the parameters: bool arrays, True where a weight
