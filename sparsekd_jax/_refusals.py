@@ -33,6 +33,14 @@ def refuse(flags: Any, name: str, say: Callable[[tuple[int, ...]], str]) -> None
         raise ValueError(f"{name}, {row}{say(index)}")
 
 
+def broadcasts_to(shape: tuple[int, ...], batch: tuple[int, ...]) -> bool:
+    """Whether what has this shape gives one value a row of the batch, and no more rows."""
+    try:
+        return np.broadcast_shapes(shape, batch) == batch
+    except ValueError:
+        return False
+
+
 def require_level(level: float) -> None:
     """Refuse a level of confidence outside (0, 1), such as 95 for 0.95."""
     if not 0.0 < level < 1.0:

@@ -11,7 +11,7 @@ from jax.experimental import checkify
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from sparsekd_jax import simplex
-from sparsekd_jax._refusals import is_traced, refuse
+from sparsekd_jax._refusals import broadcasts_to, is_traced, refuse
 from sparsekd_jax.distill import divergences
 from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.divergences import kl_from_logs as kl_from_logs
@@ -238,11 +238,7 @@ def require_shares(alpha: ArrayLike) -> None:
 def per_row(value: ArrayLike, name: str, batch: tuple[int, ...], dtype: Any) -> Array:
     """A number for each row, from a scalar or what broadcasts to one a row, as a temperature does."""
     shape = jnp.shape(value)
-    try:
-        fits = np.broadcast_shapes(shape, batch) == batch
-    except ValueError:
-        fits = False
-    if not fits:
+    if not broadcasts_to(shape, batch):
         raise ValueError(f"{name} has shape {shape}; give a scalar, or one a row, {batch}")
     return jnp.broadcast_to(jnp.asarray(value).astype(dtype), batch)
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from sparsekd_jax import simplex
 from sparsekd_jax._numerics import fewest_digits
-from sparsekd_jax._refusals import is_traced, refuse
+from sparsekd_jax._refusals import broadcasts_to, is_traced, refuse
 from sparsekd_jax.operators._rows import centred_log, centred_logits
 
 Domain = Literal["simplex", "interior"]
@@ -367,11 +367,7 @@ def broadcast_temperature(
     if temperature is None or isinstance(temperature, str):
         raise TypeError(f"temperature is {temperature!r}; give a number, or an array of one a row")
     shape = np.shape(temperature)
-    try:
-        fits = np.broadcast_shapes(shape, batch) == batch
-    except ValueError:
-        fits = False
-    if not fits:
+    if not broadcasts_to(shape, batch):
         raise ValueError(
             f"temperature has shape {shape}, which does not broadcast to the batch shape {batch} of p "
             "(the shape without the class axis). Give a scalar, or one temperature a row."
