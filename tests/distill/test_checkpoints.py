@@ -14,27 +14,12 @@ from flax import nnx
 
 from sparsekd_jax import distill, operators
 from sparsekd_jax.distill import _trainer, checkpoints
-from tests.distill.test_loop import Blobs
+from tests.distill.small import BLOBS, Noisy, assert_same
 
-RNG = np.random.default_rng(0)
-LABELS = RNG.integers(0, 3, 90).astype(np.int32)
-INPUTS = (RNG.normal(size=(3, 4))[LABELS] * 2 + RNG.normal(size=(90, 4))).astype(np.float32)
-BLOBS = Blobs(INPUTS[:60], LABELS[:60], INPUTS[60:], LABELS[60:])
-TEACHER = RNG.normal(size=(60, 3)).astype(np.float32)
+TEACHER = np.random.default_rng(2).normal(size=(60, 3)).astype(np.float32)
 OPTIMIZER = optax.adam(optax.linear_schedule(1e-2, 1e-3, 20))
 PLAN = distill.stages(sparsity=0.6, num_stages=2, total_steps=20, temperature=2.0, alpha=0.3)
 SETTINGS = {"optimizer": OPTIMIZER, "batch_size": 16, "record_every": 4, "checkpoint_every": 0.0, "keep": 9}
-
-
-class Noisy(nnx.Module):
-    """Everything that a state can hold: weights, batch statistics, a stream of random keys."""
-
-    def __init__(self, rngs):
-        self.first, self.last = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
-        self.norm, self.dropout = nnx.BatchNorm(8, rngs=rngs), nnx.Dropout(0.2, rngs=rngs)
-
-    def __call__(self, x):
-        return self.last(self.dropout(jax.nn.relu(self.norm(self.first(x)))))
 
 
 @pytest.fixture(scope="module")
@@ -73,20 +58,6 @@ def cut(folder, last):
     for path in folder.glob("step-*"):
         if int(path.name[5:]) > last:
             shutil.rmtree(path)
-
-
-def leaves(result):
-    trees = (nnx.state(result.student), result.path, result.masks, result.final)
-    return [
-        np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
-        for x in jax.tree.leaves(trees)
-    ]
-
-
-def assert_same(one, other):
-    for a, b in zip(leaves(one), leaves(other), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert one.history == other.history
 
 
 STEPS = [4, 8, 10, 14, 18, 20]

@@ -8,8 +8,7 @@ import optax
 import pytest
 
 from sparsekd_jax import distill, sparsity
-from tests.distill.test_checkpoints import BLOBS
-from tests.distill.test_loop import Narrow, mlp
+from tests.distill.small import BLOBS, Narrow, mlp
 
 module = importlib.import_module("sparsekd_jax.distill.ensemble")  # distill.ensemble is the function
 

@@ -9,53 +9,24 @@ import optax
 import pytest
 from flax import nnx
 
-from sparsekd_jax import distill, models, operators, sparsity
+from sparsekd_jax import distill, operators, sparsity
 from sparsekd_jax.distill import _program
-
-
-@dataclasses.dataclass(frozen=True)
-class Blobs:
-    train_inputs: np.ndarray
-    train_labels: np.ndarray
-    test_inputs: np.ndarray
-    test_labels: np.ndarray
-
-
-@pytest.fixture(scope="module")
-def blobs():
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(3, 4)) * 2
-    labels = rng.integers(0, 3, 90).astype(np.int32)
-    inputs = (centres[labels] + rng.normal(size=(90, 4))).astype(np.float32)
-    return Blobs(inputs[:60], labels[:60], inputs[60:], labels[60:])
-
+from tests.distill.small import BLOBS, Noisy, flat, mlp
 
 OPTIMIZER = optax.adam(1e-2)
 SETTINGS = {"optimizer": OPTIMIZER, "batch_size": 16, "record_every": 5}
 PLAN = distill.stages(sparsity=0.6, num_stages=2, total_steps=20, temperature=2.0, alpha=0.3)
 
 
-def mlp(seed):
-    """An MLP whose weights come from numpy: the module's own initialiser would be compiled a shape."""
-    graphdef, shapes = nnx.split(nnx.eval_shape(lambda: models.MLP((4, 8, 3), rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(seed)
-    draw = lambda leaf: jnp.asarray((rng.normal(size=leaf.shape) / 2).astype(np.float32))  # noqa: E731
-    return nnx.merge(graphdef, jax.tree.map(draw, shapes))
-
-
 @pytest.fixture(scope="module")
-def result(blobs):
-    return distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, **SETTINGS)
+def result():
+    return distill.run(mlp(1), mlp(0), BLOBS, PLAN, seed=0, **SETTINGS)
 
 
-def flat(params):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
-
-
-def test_it_is_the_plain_loop(blobs, result):
+def test_it_is_the_plain_loop(result):
     """One step after another in Python: numpy softmax targets, an argsort mask, plain Adam, masks by hand."""
     graphdef, params = nnx.split(mlp(1), nnx.Param)
-    teacher_logits = np.asarray(mlp(0)(jnp.asarray(blobs.train_inputs)))
+    teacher_logits = np.asarray(mlp(0)(jnp.asarray(BLOBS.train_inputs)))
     targets = np.exp(teacher_logits / 2.0)
     targets = jnp.asarray(targets / targets.sum(-1, keepdims=True))
     per_epoch = 60 // 16
@@ -66,10 +37,10 @@ def test_it_is_the_plain_loop(blobs, result):
     @jax.jit
     @jax.grad
     def gradient_of(p, rows):
-        logits = nnx.merge(graphdef, p)(jnp.asarray(blobs.train_inputs)[rows])
+        logits = nnx.merge(graphdef, p)(jnp.asarray(BLOBS.train_inputs)[rows])
         soft = jax.nn.log_softmax(logits / 2.0)
         divergence = jnp.sum(targets[rows] * (jnp.log(targets[rows]) - soft), axis=-1)
-        onehot = jax.nn.one_hot(jnp.asarray(blobs.train_labels)[rows], 3)
+        onehot = jax.nn.one_hot(jnp.asarray(BLOBS.train_labels)[rows], 3)
         hard = -jnp.sum(onehot * jax.nn.log_softmax(logits), axis=-1)
         return jnp.mean(0.7 * 4.0 * divergence + 0.3 * hard)
 
@@ -111,12 +82,12 @@ def test_the_path_has_every_stage_and_zeros_that_stay(result):
     np.testing.assert_array_equal(flat(result.path[2]), flat(nnx.state(result.student, nnx.Param)))
 
 
-def test_an_optimizer_sees_the_loss_and_the_masked_gradient(blobs):
+def test_an_optimizer_sees_the_loss_and_the_masked_gradient():
     """The rate falls on a plateau, and what is passed as ``grad`` is 0 where weights are dropped."""
     plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=1, rtol=0.0, atol=100.0)
     slow = optax.chain(optax.sgd(0.1), plateau)
     settings = {"steps": 20, "batch_size": 16, "seed": 0}
-    ends = [distill.fit(mlp(1), blobs, optimizer=o, **settings).path for o in (slow, optax.sgd(0.1))]
+    ends = [distill.fit(mlp(1), BLOBS, optimizer=o, **settings).path for o in (slow, optax.sgd(0.1))]
     moved = [np.abs(flat(path[1]) - flat(path[0])).sum() for path in ends]
     assert moved[0] < moved[1] / 2
 
@@ -138,8 +109,8 @@ def test_an_optimizer_sees_the_loss_and_the_masked_gradient(blobs):
 PURE = nnx.to_pure_dict(nnx.state(mlp(1), nnx.Param))
 
 
-def test_lists_of_examples_are_arrays_too(blobs):
-    inputs, labels = blobs.test_inputs, blobs.test_labels
+def test_lists_of_examples_are_arrays_too():
+    inputs, labels = BLOBS.test_inputs, BLOBS.test_labels
     listed = distill.evaluate(mlp(0), inputs.tolist(), labels.tolist())
     assert repr(listed) == repr(distill.evaluate(mlp(0), inputs, labels))
 
@@ -158,11 +129,11 @@ def test_lists_of_examples_are_arrays_too(blobs):
         ),
     ],
 )
-def test_an_optimizer_that_cannot_step_is_refused_before_training(blobs, optimizer, need):
+def test_an_optimizer_that_cannot_step_is_refused_before_training(optimizer, need):
     many = {"seeds": (0,), "record_every": 5, "batch_size": 16}
     for train in (
-        lambda: distill.fit(mlp(1), blobs, steps=2, optimizer=optimizer, seed=0, batch_size=16),
-        lambda: distill.run_many([mlp(1)], [mlp(0)], blobs, PLAN, optimizer=optimizer, **many),
+        lambda: distill.fit(mlp(1), BLOBS, steps=2, optimizer=optimizer, seed=0, batch_size=16),
+        lambda: distill.run_many([mlp(1)], [mlp(0)], BLOBS, PLAN, optimizer=optimizer, **many),
     ):
         with pytest.raises(ValueError, match=f"optimizer cannot take a step .*{need}"):
             train()
@@ -177,8 +148,8 @@ def test_an_optimizer_that_cannot_step_is_refused_before_training(blobs, optimiz
         optax.inject_hyperparams(optax.adam)(learning_rate=1e-3),
     ],
 )
-def test_other_optimizers_train(blobs, optimizer):
-    found = distill.fit(mlp(1), blobs, steps=2, optimizer=optimizer, seed=0, batch_size=16)
+def test_other_optimizers_train(optimizer):
+    found = distill.fit(mlp(1), BLOBS, steps=2, optimizer=optimizer, seed=0, batch_size=16)
     assert found.history[-1]["step"] == 2
 
 
@@ -198,8 +169,8 @@ def shrink(amount):
 SHRINKING = optax.chain(optax.sgd(0.01), shrink(0.05))
 
 
-def test_a_pruned_model_has_the_zeros_of_its_prune_alone(blobs):
-    found = distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, **{**SETTINGS, "optimizer": SHRINKING})
+def test_a_pruned_model_has_the_zeros_of_its_prune_alone():
+    found = distill.run(mlp(1), mlp(0), BLOBS, PLAN, seed=0, **{**SETTINGS, "optimizer": SHRINKING})
     assert sparsity.zero_fraction(found.path[1]) > PLAN.stages[0].sparsity + 0.2  # so the test is not vacuous
     for k, stage in enumerate(PLAN.stages, start=1):
         cut = nnx.to_pure_dict(nnx.state(found.model(k, pruned=True), nnx.Param))
@@ -237,51 +208,51 @@ def test_history_tells_steps_stages_and_events(result):
     assert last["loss"] == pytest.approx(0.7 * 4 * last["divergence"] + 0.3 * last["cross_entropy"], rel=1e-5)
 
 
-def test_metrics_are_those_of_the_returned_student(blobs, result):
-    logits = np.asarray(result.student(jnp.asarray(blobs.test_inputs)))
-    accuracy = (logits.argmax(-1) == blobs.test_labels).mean()
+def test_metrics_are_those_of_the_returned_student(result):
+    logits = np.asarray(result.student(jnp.asarray(BLOBS.test_inputs)))
+    accuracy = (logits.argmax(-1) == BLOBS.test_labels).mean()
     assert result.final.accuracy == result.history[-1]["accuracy"] == pytest.approx(accuracy)
-    again = distill.evaluate(result.student, blobs.test_inputs, blobs.test_labels)
+    again = distill.evaluate(result.student, BLOBS.test_inputs, BLOBS.test_labels)
     assert again.accuracy == result.final.accuracy
 
 
-def test_a_seed_repeats_bit_for_bit_and_another_differs(blobs, result):
-    again = distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, **SETTINGS)
+def test_a_seed_repeats_bit_for_bit_and_another_differs(result):
+    again = distill.run(mlp(1), mlp(0), BLOBS, PLAN, seed=0, **SETTINGS)
     assert again.history == result.history
     np.testing.assert_array_equal(flat(again.path[2]), flat(result.path[2]))
-    other = distill.run(mlp(1), mlp(0), blobs, PLAN, seed=1, **SETTINGS)
+    other = distill.run(mlp(1), mlp(0), BLOBS, PLAN, seed=1, **SETTINGS)
     assert np.abs(flat(other.path[2]) - flat(result.path[2])).max() > 1e-4
 
 
-def test_neither_model_passed_in_is_changed(blobs, result):
+def test_neither_model_passed_in_is_changed(result):
     student, teacher = mlp(1), mlp(0)
-    distill.run(student, teacher, blobs, PLAN, seed=0, **SETTINGS)
+    distill.run(student, teacher, BLOBS, PLAN, seed=0, **SETTINGS)
     np.testing.assert_array_equal(flat(nnx.state(student)), flat(nnx.state(mlp(1))))
     np.testing.assert_array_equal(flat(nnx.state(teacher)), flat(nnx.state(mlp(0))))
 
 
-def test_how_often_is_recorded_changes_no_number(blobs, result):
-    coarser = distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, **{**SETTINGS, "record_every": 10})
+def test_how_often_is_recorded_changes_no_number(result):
+    coarser = distill.run(mlp(1), mlp(0), BLOBS, PLAN, seed=0, **{**SETTINGS, "record_every": 10})
     assert len(coarser.history) < len(result.history)
     np.testing.assert_allclose(flat(coarser.path[2]), flat(result.path[2]), atol=1e-6)
 
 
-def test_a_teacher_can_be_its_logits(blobs, result):
-    logits = mlp(0)(jnp.asarray(blobs.train_inputs))
-    given = distill.run(mlp(1), logits, blobs, PLAN, seed=0, **SETTINGS)
+def test_a_teacher_can_be_its_logits(result):
+    logits = mlp(0)(jnp.asarray(BLOBS.train_inputs))
+    given = distill.run(mlp(1), logits, BLOBS, PLAN, seed=0, **SETTINGS)
     np.testing.assert_allclose(flat(given.path[2]), flat(result.path[2]), atol=1e-6)
 
 
-def test_a_second_run_compiles_nothing(blobs, result):
+def test_a_second_run_compiles_nothing(result):
     before = _program.scan_steps._cache_size()
     hotter = distill.stages(
         sparsity=0.6, num_stages=4, schedule="one-shot", total_steps=20, temperature=3.0, alpha=0.1
     )
-    distill.run(mlp(5), mlp(6), blobs, hotter, seed=3, **SETTINGS)
+    distill.run(mlp(5), mlp(6), BLOBS, hotter, seed=3, **SETTINGS)
     assert _program.scan_steps._cache_size() == before
 
 
-def test_operators_that_soften_targets_alone_share_a_program(blobs):
+def test_operators_that_soften_targets_alone_share_a_program():
     counts = []
     for operator in ("power", "mixture", "tsallis(1.5)"):
         plan = distill.stages(
@@ -292,60 +263,47 @@ def test_operators_that_soften_targets_alone_share_a_program(blobs):
             total_steps=20,
             soften_student=False,
         )
-        distill.run(mlp(1), mlp(0), blobs, plan, seed=0, **SETTINGS)
+        distill.run(mlp(1), mlp(0), BLOBS, plan, seed=0, **SETTINGS)
         counts.append(_program.scan_steps._cache_size())
     assert counts[0] == counts[1] == counts[2]
 
 
-def test_sparsity_zero_trains_a_dense_student(blobs):
+def test_sparsity_zero_trains_a_dense_student():
     plan = distill.stages(sparsity=0.0, num_stages=1, total_steps=20)
-    dense = distill.run(mlp(1), mlp(0), blobs, plan, seed=0, **SETTINGS)
+    dense = distill.run(mlp(1), mlp(0), BLOBS, plan, seed=0, **SETTINGS)
     assert sparsity.zero_fraction(nnx.state(dense.student, nnx.Param)) == 0.0
 
 
-def test_a_plain_function_softens_too(blobs, result):
+def test_a_plain_function_softens_too(result):
     def escort(p, temperature):
         powered = p ** (1 / temperature)
         return powered / powered.sum()
 
     plan = dataclasses.replace(PLAN, operator=escort)
-    ours = distill.run(mlp(1), mlp(0), blobs, plan, seed=0, **SETTINGS)
+    ours = distill.run(mlp(1), mlp(0), BLOBS, plan, seed=0, **SETTINGS)
     np.testing.assert_allclose(flat(ours.path[2]), flat(result.path[2]), atol=1e-4)
 
 
-class Noisy(nnx.Module):
-    """Dropout and batch statistics: state that is not a parameter."""
-
-    def __init__(self, rngs):
-        self.inner = nnx.Linear(4, 8, rngs=rngs)
-        self.norm = nnx.BatchNorm(8, rngs=rngs)
-        self.drop = nnx.Dropout(0.5, rngs=rngs)
-        self.outer = nnx.Linear(8, 3, rngs=rngs)
-
-    def __call__(self, x):
-        return self.outer(self.drop(self.norm(self.inner(x))))
-
-
-def test_batch_statistics_move_in_training_and_dropout_is_off_in_evaluation(blobs):
+def test_batch_statistics_move_in_training_and_dropout_is_off_in_evaluation():
     model = Noisy(nnx.Rngs(0))
-    trained = distill.fit(model, blobs, steps=20, seed=0, **SETTINGS).student
+    trained = distill.fit(model, BLOBS, steps=20, seed=0, **SETTINGS).student
     assert np.abs(np.asarray(trained.norm.mean[...]) - np.asarray(model.norm.mean[...])).max() > 1e-3
-    first, second = (distill.evaluate(trained, blobs.test_inputs, blobs.test_labels) for _ in range(2))
+    first, second = (distill.evaluate(trained, BLOBS.test_inputs, BLOBS.test_labels) for _ in range(2))
     assert float(first.nll) == float(second.nll)
 
 
-def test_a_student_in_evaluation_mode_trains_in_training_mode(blobs):
+def test_a_student_in_evaluation_mode_trains_in_training_mode():
     """Such as ``result.model(k)``: it trained without dropout, its batch statistics as they were."""
     awake, asleep = Noisy(nnx.Rngs(0)), Noisy(nnx.Rngs(0))
     asleep.eval()
-    alone = [distill.run(m, mlp(0), blobs, PLAN, seed=0, **SETTINGS) for m in (awake, asleep)]
+    alone = [distill.run(m, mlp(0), BLOBS, PLAN, seed=0, **SETTINGS) for m in (awake, asleep)]
     many = {"seeds": (0,), **SETTINGS}
-    alone += [distill.run_many([m], [mlp(0)], blobs, PLAN, **many)[0] for m in (awake, asleep)]
+    alone += [distill.run_many([m], [mlp(0)], BLOBS, PLAN, **many)[0] for m in (awake, asleep)]
     for one, other in (alone[:2], alone[2:]):
         np.testing.assert_array_equal(flat(one.path[-1]), flat(other.path[-1]))
         np.testing.assert_array_equal(one.student.norm.mean[...], other.student.norm.mean[...])
-        assert (one.student.drop.deterministic, other.student.drop.deterministic) == (False, True)
-    fitted = [distill.fit(m, blobs, steps=5, seed=0, **SETTINGS) for m in (awake, asleep)]
+        assert (one.student.dropout.deterministic, other.student.dropout.deterministic) == (False, True)
+    fitted = [distill.fit(m, BLOBS, steps=5, seed=0, **SETTINGS) for m in (awake, asleep)]
     np.testing.assert_array_equal(flat(fitted[0].path[-1]), flat(fitted[1].path[-1]))
 
 
@@ -359,50 +317,50 @@ class Attention(nnx.Module):
         return self.last(self.attention(x[:, None], decode=False)[:, 0])
 
 
-def test_a_student_of_no_mode_yet_trains(blobs):
-    result = distill.run(Attention(nnx.Rngs(0)), mlp(0), blobs, PLAN, seed=0, **SETTINGS)
+def test_a_student_of_no_mode_yet_trains():
+    result = distill.run(Attention(nnx.Rngs(0)), mlp(0), BLOBS, PLAN, seed=0, **SETTINGS)
     assert result.history[-1]["step"] == 20
 
 
-def test_progress_counts_to_the_end(blobs):
+def test_progress_counts_to_the_end():
     seen = []
-    distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, on_progress=lambda *at: seen.append(at), **SETTINGS)
+    distill.run(mlp(1), mlp(0), BLOBS, PLAN, seed=0, on_progress=lambda *at: seen.append(at), **SETTINGS)
     assert seen == [(5, 20), (10, 20), (15, 20), (20, 20)]
 
 
-def test_a_diverging_loss_stops_the_run_and_says_where(blobs):
-    broken = dataclasses.replace(blobs, train_inputs=np.full_like(blobs.train_inputs, np.nan))
+def test_a_diverging_loss_stops_the_run_and_says_where():
+    broken = dataclasses.replace(BLOBS, train_inputs=np.full_like(BLOBS.train_inputs, np.nan))
     with pytest.raises(FloatingPointError, match="loss is not finite in stage 1, at step 1 of 20"):
         distill.run(mlp(1), jnp.zeros((60, 3)), broken, PLAN, seed=0, **SETTINGS)
 
 
-def test_bad_arguments_are_named(blobs):
+def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="batch_size"):
-        distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, optimizer=OPTIMIZER, batch_size=61)
+        distill.run(mlp(1), mlp(0), BLOBS, PLAN, seed=0, optimizer=OPTIMIZER, batch_size=61)
     with pytest.raises(ValueError, match="record_every"):
-        distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, optimizer=OPTIMIZER, batch_size=8, record_every=0)
+        distill.run(mlp(1), mlp(0), BLOBS, PLAN, seed=0, optimizer=OPTIMIZER, batch_size=8, record_every=0)
     with pytest.raises(ValueError, match=r"need \(60, num_classes\)"):
-        distill.run(mlp(1), jnp.zeros((59, 3)), blobs, PLAN, seed=0, **SETTINGS)
+        distill.run(mlp(1), jnp.zeros((59, 3)), BLOBS, PLAN, seed=0, **SETTINGS)
     with pytest.raises(ValueError, match="steps"):
-        distill.fit(mlp(1), blobs, steps=0, seed=0, **SETTINGS)
+        distill.fit(mlp(1), BLOBS, steps=0, seed=0, **SETTINGS)
 
 
 @pytest.mark.parametrize("before", [[], [optax.clip(1.0)]])
-def test_an_optimizer_that_has_masks_of_its_own_is_refused(blobs, before):
+def test_an_optimizer_that_has_masks_of_its_own_is_refused(before):
     """Its where went unheard: the default one, of the masks around it, pruned what it left out."""
     own = sparsity.sparsify(OPTIMIZER, where=sparsity.by_path("layers.0.*"))
     with pytest.raises(ValueError, match=r"wrapped by sparsify already.*where as an argument"):
-        distill.run(mlp(1), mlp(0), blobs, PLAN, optimizer=optax.chain(*before, own), seed=0, batch_size=16)
+        distill.run(mlp(1), mlp(0), BLOBS, PLAN, optimizer=optax.chain(*before, own), seed=0, batch_size=16)
 
 
-def test_the_gradients_of_a_score_are_averaged_in_float32(blobs):
+def test_the_gradients_of_a_score_are_averaged_in_float32():
     """bfloat16 holds a sum of 32 to a hundredth, and weights of nearly equal scores change places."""
     model = mlp(1)
     nnx.update(model, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), nnx.state(model)))
     graphdef, params, rest = _program.split(model)
     arrays = {
-        "inputs": jnp.asarray(blobs.train_inputs, jnp.bfloat16),
-        "labels": jnp.asarray(blobs.train_labels),
+        "inputs": jnp.asarray(BLOBS.train_inputs, jnp.bfloat16),
+        "labels": jnp.asarray(BLOBS.train_labels),
     }
     index = _program.epochs(jax.random.key(0), 60, 8, 32)
     average = lambda rows: _program.mean_gradients(  # noqa: E731
@@ -413,27 +371,27 @@ def test_the_gradients_of_a_score_are_averaged_in_float32(blobs):
 
 
 @pytest.mark.parametrize("score", ["taylor", "movement", "random"])
-def test_every_score_reaches_the_count(blobs, score):
+def test_every_score_reaches_the_count(score):
     plan = dataclasses.replace(PLAN, score=score)
-    result = distill.run(mlp(1), mlp(0), blobs, plan, seed=0, **SETTINGS)
+    result = distill.run(mlp(1), mlp(0), BLOBS, plan, seed=0, **SETTINGS)
     assert sparsity.zero_fraction(result.path[-1]) == pytest.approx(0.6, abs=0.5 / 56)
-    other = distill.run(mlp(1), mlp(0), blobs, PLAN, seed=0, **SETTINGS)
+    other = distill.run(mlp(1), mlp(0), BLOBS, PLAN, seed=0, **SETTINGS)
     assert (flat(result.path[1]) != flat(other.path[1])).any()
 
 
-def test_taylor_ranks_by_the_mean_gradient_of_the_first_batches(blobs):
+def test_taylor_ranks_by_the_mean_gradient_of_the_first_batches():
     """With a learning rate of 0 the mask is that of |w · mean gradient|, of a loss written here."""
     plan = distill.stages(
         sparsity=0.5, num_stages=1, total_steps=3, temperature=2.0, alpha=1.0, score="taylor", pattern="layer"
     )
     settings = {**SETTINGS, "optimizer": optax.sgd(0.0)}
-    result = distill.run(mlp(1), mlp(0), blobs, plan, seed=0, **settings)
+    result = distill.run(mlp(1), mlp(0), BLOBS, plan, seed=0, **settings)
     graphdef, params = nnx.split(mlp(1), nnx.Param)
     order = np.asarray(jax.random.permutation(jax.random.split(jax.random.key(0), 1)[0], 60))[:48]
 
     def loss(params):  # alpha = 1: cross-entropy to the labels; three batches of one epoch are one mean
-        log_p = jax.nn.log_softmax(nnx.merge(graphdef, params)(blobs.train_inputs[order]))
-        return -log_p[np.arange(48), blobs.train_labels[order]].mean()
+        log_p = jax.nn.log_softmax(nnx.merge(graphdef, params)(BLOBS.train_inputs[order]))
+        return -log_p[np.arange(48), BLOBS.train_labels[order]].mean()
 
     gradients = nnx.to_pure_dict(jax.grad(loss)(params))
     for layer in (0, 1):
@@ -444,7 +402,7 @@ def test_taylor_ranks_by_the_mean_gradient_of_the_first_batches(blobs):
         assert set(found) == set(kept)
 
 
-def test_two_of_four_holds_in_every_group(blobs):
+def test_two_of_four_holds_in_every_group():
     plan = distill.stages(
         sparsity=0.5,
         num_stages=2,
@@ -453,7 +411,7 @@ def test_two_of_four_holds_in_every_group(blobs):
         pattern=sparsity.n_m(2, 4),
         schedule="linear",
     )
-    result = distill.run(mlp(1), mlp(0), blobs, plan, seed=0, **SETTINGS)
+    result = distill.run(mlp(1), mlp(0), BLOBS, plan, seed=0, **SETTINGS)
     for layer in (0, 1):
         kernel = np.asarray(result.path[-1]["layers"][layer]["kernel"])
         groups = (kernel.reshape(-1, 4, kernel.shape[1]) != 0).sum(1)

@@ -10,12 +10,9 @@ import pytest
 from flax import nnx
 
 from sparsekd_jax import distill, operators, sparsity
-from tests.distill.test_loop import Blobs, mlp
+from tests.distill.small import draw_blobs, mlp
 
-RNG = np.random.default_rng(1)
-LABELS = RNG.integers(0, 3, 90).astype(np.int32)
-INPUTS = (RNG.normal(size=(3, 4))[LABELS] * 2 + RNG.normal(size=(90, 4))).astype(np.float32)
-BLOBS = Blobs(INPUTS[:60], LABELS[:60], INPUTS[60:], LABELS[60:])
+BLOBS = draw_blobs(1)
 SETTINGS = {"optimizer": optax.adam(1e-2), "batch_size": 16, "record_every": 6}
 
 
@@ -47,16 +44,18 @@ def test_each_member_is_the_run_it_stands_for():
             assert got.keys() == wanted.keys()
             assert got["nll"] == pytest.approx(wanted["nll"], abs=1e-5)
         assert one.final.mean_nll == pytest.approx(alone.final.mean_nll, abs=1e-5)
-        logits = [np.asarray(result.student(INPUTS[:5])) for result in (one, alone)]
+        logits = [np.asarray(result.student(BLOBS.train_inputs[:5])) for result in (one, alone)]
         np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
 
 
 def test_members_that_learn_from_their_own_rows():
-    rows = RNG.integers(0, 60, (2, 40))
+    rows = np.random.default_rng(1).integers(0, 60, (2, 40))
     given = {"students": [mlp(1)] * 2, "teachers": [mlp(4)] * 2, "plans": plan(), "seeds": (7, 7)}
     first, second = distill.run_many(data=BLOBS, rows=rows, **given, **SETTINGS)
     for result, own in ((first, rows[0]), (second, rows[1])):
-        drawn = dataclasses.replace(BLOBS, train_inputs=INPUTS[own], train_labels=LABELS[own])
+        drawn = dataclasses.replace(
+            BLOBS, train_inputs=BLOBS.train_inputs[own], train_labels=BLOBS.train_labels[own]
+        )
         alone = distill.run(mlp(1), mlp(4), drawn, plan(), seed=7, **SETTINGS)
         for got, wanted in zip(jax.tree.leaves(result.path), jax.tree.leaves(alone.path), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)

@@ -11,8 +11,7 @@ import pytest
 from sparsekd_jax import distill, operators, targets
 from sparsekd_jax.distill import _program
 from sparsekd_jax.targets import Dense, Samples, TopK
-from tests.distill.test_checkpoints import BLOBS
-from tests.distill.test_loop import flat, mlp
+from tests.distill.small import BLOBS, flat, mlp
 
 OPTIMIZER = optax.adam(1e-2)
 ROWS = len(BLOBS.train_labels)

@@ -13,8 +13,7 @@ from flax import nnx
 
 from sparsekd_jax import data, distill, models
 from sparsekd_jax.distill import _program
-from tests.distill.test_checkpoints import BLOBS, assert_same
-from tests.distill.test_loop import flat, mlp
+from tests.distill.small import BLOBS, assert_same, flat, mlp
 
 PLAN = distill.stages(sparsity=0.6, num_stages=2, total_steps=20, temperature=2.0, alpha=0.3)
 SETTINGS = {"optimizer": optax.adam(1e-2), "record_every": 4, "seed": 0}

@@ -12,8 +12,7 @@ from flax import nnx
 
 from sparsekd_jax import distill, sparsity
 from sparsekd_jax.distill import _program, loop
-from tests.distill.test_checkpoints import BLOBS, Noisy, assert_same
-from tests.distill.test_loop import flat, mlp
+from tests.distill.small import BLOBS, Noisy, assert_same, flat, mlp
 
 HELD_OUT = dataclasses.make_dataclass(
     "HeldOut", ["validation_inputs", "validation_labels"], bases=(type(BLOBS),), frozen=True

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from sparsekd_jax import sparsity
-from tests.sparsity.test_composition import node, stepper, tree
+from tests.sparsity.steps import node, stepper, tree
 
 
 def test_qwix_keeps_0_of_8_on_ties():

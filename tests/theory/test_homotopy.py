@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sparsekd_jax import distill, simplex, sparsity
 from sparsekd_jax.theory import homotopy
-from tests.distill.test_loop import Blobs, mlp
+from tests.distill.small import BLOBS, mlp
 
 
 @pytest.fixture(autouse=True)
@@ -159,13 +159,9 @@ def test_what_is_no_path_is_refused(change, message):
 @pytest.fixture(scope="module")
 def result():
     with jax.enable_x64(False):
-        draw = np.random.default_rng(0)
-        labels = draw.integers(0, 3, 90).astype(np.int32)
-        inputs = (draw.normal(size=(3, 4))[labels] * 2 + draw.normal(size=(90, 4))).astype(np.float32)
-        blobs = Blobs(inputs[:60], labels[:60], inputs[60:], labels[60:])
         plan = distill.stages(sparsity=0.7, num_stages=3, total_steps=60, temperature=2.0)
         settings = {"optimizer": optax.adam(1e-2), "batch_size": 16, "record_every": 20}
-        return distill.run(mlp(0), mlp(0), blobs, plan, seed=0, **settings), jnp.asarray(blobs.test_inputs)
+        return distill.run(mlp(0), mlp(0), BLOBS, plan, seed=0, **settings), jnp.asarray(BLOBS.test_inputs)
 
 
 def test_the_path_of_a_run(result):

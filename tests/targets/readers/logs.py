@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+from sparsekd_jax.targets import readers
+
 TEXTS = ["a", "b", " the", "ß", "水", "\n", '"', "\\", ":", '":', "token", "logprob", " :", " x", "0", "yes"]
 V = len(TEXTS)
 TEXT_IDS = {text: i for i, text in enumerate(TEXTS)}
@@ -169,3 +171,13 @@ def _text_id(text):
 def tail(seen):
     """1 − Σ p, summed exactly."""
     return max(1 - math.fsum(math.exp(lp) for lp in seen.values()), 0.0)
+
+
+def the_rows(path, **options):
+    """All batches of a log as one of each array."""
+    batches = list(readers.read_targets(path, **{"vocabulary": BYTE_IDS, **options}))
+    fields = ("ids", "log_probs", "tail_mass", "num_ranked")
+    out = {name: np.concatenate([np.asarray(getattr(b.targets, name)) for b in batches]) for name in fields}
+    return out | {
+        name: np.concatenate([getattr(b, name) for b in batches]) for name in ("lines", "positions", "chosen")
+    }

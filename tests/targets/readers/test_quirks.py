@@ -10,7 +10,7 @@ from sparsekd_jax import operators, targets
 from sparsekd_jax.targets import readers
 from sparsekd_jax.targets.readers.temperature import undo
 from tests.targets.readers import logs
-from tests.targets.readers.test_roundtrip import the_rows
+from tests.targets.readers.logs import the_rows
 
 LOG = math.log
 CHAT = """{"choices": [{"logprobs": {"content": [

@@ -9,16 +9,7 @@ from hypothesis import strategies as st
 
 from sparsekd_jax.targets import readers
 from tests.targets.readers import logs
-
-
-def the_rows(path, **options):
-    """All batches of a log as one of each array."""
-    batches = list(readers.read_targets(path, **{"vocabulary": logs.BYTE_IDS, **options}))
-    fields = ("ids", "log_probs", "tail_mass", "num_ranked")
-    out = {name: np.concatenate([np.asarray(getattr(b.targets, name)) for b in batches]) for name in fields}
-    return out | {
-        name: np.concatenate([getattr(b, name) for b in batches]) for name in ("lines", "positions", "chosen")
-    }
+from tests.targets.readers.logs import the_rows
 
 
 @pytest.mark.parametrize("form", logs.FORMS)
