@@ -29,8 +29,8 @@ def refuse(flags: Any, name: str, say: Callable[[tuple[int, ...]], str]) -> None
     bad = np.asarray(flags)
     if bad.any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
-        row = f"row {index[0] if len(index) == 1 else index}: " if index else ""
-        raise ValueError(f"{name}, {row}{say(index)}")
+        row = f", row {index[0] if len(index) == 1 else index}" if index else ""
+        raise ValueError(f"{name}{row}: {say(index)}")
 
 
 def broadcasts_to(shape: tuple[int, ...], batch: tuple[int, ...]) -> bool:

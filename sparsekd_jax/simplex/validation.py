@@ -94,7 +94,7 @@ def require_log_probabilities(log_p: ArrayLike, name: str = "log_p") -> None:
 
     >>> require_log_probabilities(jnp.array([0.0, 0.0]))
     Traceback (most recent call last):
-    ValueError: log_p, sums to 2 after exp, off by 1 (tolerance 4e-05 in float32). If these are logits...
+    ValueError: log_p: sums to 2 after exp, off by 1 (tolerance 4e-05 in float32). If these are logits...
     """
     x = _require_rows(log_p, name, f"log-probabilities are floating point: pass {name}.astype(jnp.float32)")
     if x is None:
@@ -127,7 +127,7 @@ def require_logits(logits: ArrayLike, name: str = "logits") -> None:
 
     >>> require_logits(jnp.array([jnp.nan, 0.0]))
     Traceback (most recent call last):
-    ValueError: logits, contains nan; logits are finite, or −inf for an impossible class
+    ValueError: logits: contains nan; logits are finite, or −inf for an impossible class
     """
     x = _require_rows(logits, name, f"logits are floating point: pass {name}.astype(jnp.float32)")
     if x is None:

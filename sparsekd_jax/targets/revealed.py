@@ -269,7 +269,7 @@ def require_consistent(target: TopK | Samples) -> None:
     >>> from sparsekd_jax import targets
     >>> targets.TopK.observed(np.array([0, 1]), np.log(np.array([0.5, 0.1], np.float32)), vocab_size=4)
     Traceback (most recent call last):
-    ValueError: tail_mass, is 0.4, more than 2 unseen tokens of at most 0.1 (the last ranked entry) can...
+    ValueError: tail_mass: is 0.4, more than 2 unseen tokens of at most 0.1 (the last ranked entry) can...
     """
     if is_traced(target):
         return

@@ -22,7 +22,7 @@ BAD = [
     ({"temperature": 0.0}, ValueError, "temperature"),
     ({"temperature": np.ones(3)}, ValueError, r"temperature has shape \(3,\)"),
     ({"alpha": 0.5, "labels": None}, ValueError, "labels are needed"),
-    ({"alpha": 1.5}, ValueError, "alpha, is 1.5"),
+    ({"alpha": 1.5}, ValueError, "alpha: is 1.5"),
     ({"labels": np.full(N, V)}, ValueError, r"labels, row 0: is 29, no class in \[0, 29\)"),
     ({"labels": np.zeros(N)}, ValueError, "whole numbers"),
     ({"weights": -np.ones(N)}, ValueError, "weights, row 0: is -1.0"),

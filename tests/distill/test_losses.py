@@ -265,7 +265,7 @@ def test_alpha_and_scale_are_one_number_or_one_a_row():
     )
     np.testing.assert_array_equal(in_two(jnp.full((2, 1), 3.0)), in_two(3.0))
     for alpha in (np.float32(2.0), jnp.asarray(-0.5), jnp.asarray([0.0, 0.1, 0.2, 0.3, 0.4, 2.0])):
-        with pytest.raises(ValueError, match=r"alpha, .*weight of the hard labels, in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"alpha.*: .*weight of the hard labels, in \[0, 1\]"):
             loss(alpha=alpha)
 
 

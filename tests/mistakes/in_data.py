@@ -9,7 +9,7 @@ from sparsekd_jax.targets import readers
 from tests.mistakes.things import P, compare, ensembles, mlp, power, seen
 
 TARGETS = [
-    ("id out of range", lambda: seen([7, 9], [0.5, 0.2]), ValueError, "ids, contains 9", r"lie in \[0, 9\)"),
+    ("id out of range", lambda: seen([7, 9], [0.5, 0.2]), ValueError, "ids: contains 9", r"lie in \[0, 9\)"),
     ("id twice", lambda: seen([7, 7], [0.5, 0.2]), ValueError, "token 7 twice", "keep one entry"),
     ("over 1", lambda: seen([7, 2], [0.9, 0.8]), ValueError, r"sums to 1\.69", "was a temperature applied"),
     ("unsorted", lambda: seen([7, 2], [0.2, 0.5]), ValueError, "rises at entry 1", "sort them"),

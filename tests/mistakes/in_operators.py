@@ -11,10 +11,10 @@ OPERATORS = [
         "logits as p",
         lambda: power(LOGITS, 2.0),
         ValueError,
-        "p, contains the negative entry -1",
+        "p: contains the negative entry -1",
         r"op\.from_logits",
     ),
-    ("logits as log p", lambda: power.log(LOGITS, 2.0), ValueError, "log_p, sums to 9", r"op\.from_logits"),
+    ("logits as log p", lambda: power.log(LOGITS, 2.0), ValueError, "log_p: sums to 9", r"op\.from_logits"),
     ("p as log p", lambda: power.log(P, 2.0), ValueError, "sum to 1 as they are", r"pass jnp\.log\(log_p\)"),
     (
         "weights",

@@ -109,7 +109,7 @@ DISTILL = [
         "alpha in percent",
         lambda: distill.distillation_loss(ROWS, ROWS, operator=power, temperature=2.0, alpha=10),
         ValueError,
-        "alpha, is 10",
+        "alpha: is 10",
         r"in \[0, 1\]",
     ),
     (

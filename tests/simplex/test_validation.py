@@ -73,7 +73,7 @@ def test_fewer_than_two_classes_are_refused(kind, x):
 )
 def test_a_bad_row_is_named_with_its_argument_and_a_remedy(kind, bad, says):
     require, good, _ = REQUIRE[kind]
-    with pytest.raises(ValueError, match=rf"^teacher, {says}"):
+    with pytest.raises(ValueError, match=rf"^teacher: {says}"):
         require(jnp.array(bad), "teacher")
     with pytest.raises(ValueError, match=rf"^teacher, row 2: {says}"):
         require(jnp.array([good, good, bad, bad]), "teacher")
@@ -110,7 +110,7 @@ def test_defaults_name_the_argument():
         (simplex.require_log_probabilities, "log_p"),
         (simplex.require_logits, "logits"),
     ):
-        with pytest.raises(ValueError, match=f"^{name}, contains nan"):
+        with pytest.raises(ValueError, match=f"^{name}: contains nan"):
             require(jnp.array([jnp.nan, 1.0]))
 
 

@@ -30,7 +30,7 @@ def test_the_tail_mass_is_what_is_left_and_is_summed_in_float64():
 def test_a_sum_above_one_by_rounding_leaves_nothing_and_by_more_is_an_error():
     log_probs = np.log(np.array([0.7, 0.3], np.float32)) + np.float32(2e-6)
     assert float(TopK.observed(np.arange(2), log_probs, 5).tail_mass) == 0.0
-    with pytest.raises(ValueError, match=r"log_probs, sums to 1.001.*temperature applied"):
+    with pytest.raises(ValueError, match=r"log_probs: sums to 1.001.*temperature applied"):
         TopK.observed(np.arange(2), log_probs + np.float32(1e-3), 5)
     with jax.enable_x64(True), pytest.raises(ValueError, match="above 1 by more than rounding"):
         TopK.observed(np.arange(2), log_probs.astype(np.float64), 5)
@@ -138,10 +138,10 @@ def test_require_consistent_looks_at_every_field(field, value, message):
 @pytest.mark.parametrize(
     ("ids", "weights", "message"),
     [
-        ([0, 9], [0.5, 0.5], r"ids, contains 9; ids lie in \[0, 9\)"),
+        ([0, 9], [0.5, 0.5], r"ids: contains 9; ids lie in \[0, 9\)"),
         ([0, 0], [0.5, 0.5], "token 0 twice"),
-        ([0, 1], [0.5, -0.5], "weights, contains -0.5 at entry 1"),
-        ([0, 1], [0.5, np.nan], "weights, contains nan"),
+        ([0, 1], [0.5, -0.5], "weights: contains -0.5 at entry 1"),
+        ([0, 1], [0.5, np.nan], "weights: contains nan"),
         ([0, -1], [0.5, 0.5], "0 at padding"),
         ([0, 1], [0.5], "one each"),
     ],
