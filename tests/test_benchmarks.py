@@ -244,6 +244,9 @@ def standard_promotion():
         (["operators", "--classes", "1"], "--classes"),
         (["all", "--json", "no/such/dir/f.json"], "does not exist"),
         (["operators", "--figure", "f.svg"], "does not measure"),
+        (["operators", "--only", "powr"], "'--only': unknown operator 'powr'; did you mean 'power'?"),
+        (["growth", "--only", "tsallis(1.5"], "write tsallis(alpha)"),
+        (["axioms", "--only", "powr"], "'powr' is no row of the checks; the rows are power; mixture;"),
     ],
 )
 def test_usage_errors_exit_2(arguments, words):

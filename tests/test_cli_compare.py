@@ -47,11 +47,20 @@ def test_what_cannot_be_compared_is_refused(files, tmp_path):
     np.savez(tmp_path / "two.npz", a=dense, b=dense)
     (tmp_path / "text.npy").write_text("no array")
     np.save(tmp_path / "one.npy", dense[:1])
+    np.savez(tmp_path / "objects.npz", a=np.array([{}], object))
+    archive = (tmp_path / "dense.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(archive[:300])
+    (tmp_path / "holed.npz").write_bytes(archive[:300] + bytes(50) + archive[350:])
+    (tmp_path / "empty.npy").touch()
     good = [folder / name for name in ("sparse.npy", "dense.npz", "labels.npy")]
     for bad, says in (
         ("none.npy", "cannot be read"),
         ("two.npz", "holds the arrays a, b; give a file with one"),
         ("text.npy", "cannot be read"),
+        ("objects.npz", "cannot be read"),
+        ("cut.npz", "cannot be read"),
+        ("holed.npz", "cannot be read"),
+        ("empty.npy", "cannot be read"),
         ("one.npy", "one member, which has no variance"),
     ):
         result = compare(tmp_path / bad, *good[1:])

@@ -41,6 +41,10 @@ def test_a_student_from_a_log_alone(log, tmp_path):
         (("--tail", "uniform"), "belongs with --teacher-log"),
         (("--teacher-log", "LOG", "--top", "3"), "'--tail'"),
         (("--teacher-log", "LOG", "--top", "3", "--tail", "unifrom"), "did you mean 'uniform'"),
+        (
+            ("--teacher-log", "LOG", "--top", "3", "--tail", "uniform", "--temperature", "-1"),
+            "'--temperature'",
+        ),
         (("--teacher-log", "missing.jsonl", "--top", "3", "--tail", "uniform"), "cannot be read"),
         (("--teacher-log", "LOG", "--top", "3", "--tail", "uniform", "--teacher-steps", "5"), "says nothing"),
         (("--teacher-log", "LOG", "--top", "3", "--tail", "uniform", "--data", "pydoc"), "1347 positions"),

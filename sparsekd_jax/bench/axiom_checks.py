@@ -24,6 +24,16 @@ def escort(p: jax.Array, temperature: jax.Array) -> jax.Array:
     return powered / powered.sum()
 
 
+def labels() -> tuple[str, ...]:
+    """What the rows are called."""
+    return tuple(label for label, _, _ in _cases())
+
+
+def _cases() -> list[tuple[str, Any, Any]]:
+    rows = [(row.label, row.operator, row.temperatures) for row in operators.table_rows()]
+    return [*rows, (PLAIN, escort, (1.0, float("inf")))]
+
+
 def measure(
     *,
     only: tuple[str, ...] | None = None,
@@ -40,12 +50,8 @@ def measure(
     Returns:
         ``{"bound_s", "rows"}``; a row has ``operator``, ``wall_s``, ``cpu_s``, ``evaluations``, ``ok``.
     """
-    cases: list[tuple[str, Any, Any]] = [
-        (row.label, row.operator, row.temperatures) for row in operators.table_rows()
-    ]
-    cases.append((PLAIN, escort, (1.0, float("inf"))))
     rows = []
-    for label, operator, temperatures in cases:
+    for label, operator, temperatures in _cases():
         if only is not None and label not in only:
             continue
         progress(label)

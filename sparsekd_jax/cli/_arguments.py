@@ -34,10 +34,19 @@ def require_folder(out: Path) -> None:
 
 def require_file(path: Path | None, option: str) -> None:
     """Refuse now what cannot become a file after the work."""
-    if path is not None and path.is_dir():
+    if path is None:
+        return
+    if path.is_dir():
         refuse(option, f"{path} is a directory; name a file in it")
-    if path is not None and not path.parent.is_dir():
+    if not path.parent.is_dir():
         refuse(option, f"the directory {path.parent} does not exist; make it first")
+    new = not path.exists()
+    try:
+        path.open("ab").close()  # what is there stays
+        if new:
+            path.resolve().unlink()
+    except OSError as error:
+        refuse(option, f"{path} cannot be written ({error.strerror}); choose another file")
 
 
 def require_plots() -> None:

@@ -39,7 +39,11 @@ def distil(log: Path, tail: str, k: int, out: Path, chosen: dict[str, Any], *, r
     try:
         plan = settings.plan()
     except ValueError as error:
-        refuse("--operator" if "operator" in str(error) else "--steps", str(error))
+        words = str(error)
+        option = (
+            "--operator" if "operator" in words else "--temperature" if "temperature" in words else "--steps"
+        )
+        refuse(option, words)
     try:
         revealed = teacher_logs.read_log(log, arrays, k)
     except OSError as error:

@@ -66,6 +66,9 @@ def bench(
         training,
     )
 
+    labels = axiom_checks.labels()
+    for name in only or ():
+        _require_timed(name, what, labels)
     console = terminal()
     found = machine.describe()
     console.print(machine.sentence(found), highlight=False)
@@ -112,6 +115,20 @@ def bench(
             figure, bbox_inches="tight"
         )
         console.print(f"Figure: {figure}", soft_wrap=True)
+
+
+def _require_timed(name: str, what: What, labels: tuple[str, ...]) -> None:
+    """Refuse a name of --only that cannot be timed: the axioms go by label, the other parts by name."""
+    from sparsekd_jax.operators import parse
+
+    if what is What.AXIOMS:
+        if name not in labels:
+            refuse("--only", f"{name!r} is no row of the checks; the rows are {'; '.join(labels)}")
+        return
+    try:
+        parse(name)
+    except ValueError as error:
+        refuse("--only", str(error))
 
 
 def _kept(path: Path, machine: dict[str, Any]) -> dict[str, Any]:

@@ -85,15 +85,20 @@ def compare(
 
 def _array_of(path: Path, name: str) -> Any:
     """The one array of a .npy or .npz file; nothing in it is unpickled."""
+    import zipfile
+    import zlib
+
     import numpy as np
 
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            if len(loaded.files) == 1:
+                return loaded[loaded.files[0]]
+            held = ", ".join(loaded.files) or "none"
+    # An empty file ends too early, and an archive is damaged in words of its own.
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         refuse(name, f"{path} cannot be read as .npy or .npz ({error})")
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded:
-        if len(loaded.files) != 1:
-            refuse(name, f"{path} holds the arrays {', '.join(loaded.files) or 'none'}; give a file with one")
-        return loaded[loaded.files[0]]
+    refuse(name, f"{path} holds the arrays {held}; give a file with one")

@@ -116,7 +116,9 @@ def tally(
         require_weights(weights, jnp.shape(labels), "labels")
     logits = widened(logits)  # a count in bfloat16 stops at 256
     w = jnp.ones(labels.shape, logits.dtype) if weights is None else weights.astype(logits.dtype)
-    logits = blank_rows(logits, None if weights is None else w != 0)
+    mask = None if weights is None else w != 0
+    losses = cross_entropy(logits, labels, mask)
+    logits = blank_rows(logits, mask)
     probs = jax.nn.softmax(logits, axis=-1)
     confidence = jnp.max(probs, axis=-1)
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype)
@@ -125,7 +127,7 @@ def tally(
     return Tally(
         count=jnp.sum(w),
         correct=jnp.sum(w * correct),
-        nll=jnp.sum(times(w, cross_entropy(logits, labels))),
+        nll=jnp.sum(times(w, losses)),
         confidence=empty.at[bins].add(w * confidence),
         hits=empty.at[bins].add(w * correct),
         in_bin=empty.at[bins].add(w),

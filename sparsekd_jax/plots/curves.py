@@ -40,7 +40,7 @@ def entropy_curves(
     Args:
         operators: by label, operators or functions ``(p, T) -> q`` that accept T ≥ 1.
         p: one distribution ``[K]``.
-        hottest: the last T.
+        hottest: the last T, above 1.
         ax: axes to draw into.
 
     Returns:
@@ -48,11 +48,13 @@ def entropy_curves(
 
     Raises:
         TypeError: operators without labels.
-        ValueError: nothing to draw, or no single distribution.
+        ValueError: nothing to draw, no single distribution, or a last T that is not above 1.
     """
     require_labels(operators, "operators")
     if not operators:
         raise ValueError("operators is empty: nothing to draw")
+    if not 1 < hottest < math.inf:
+        raise ValueError(f"hottest is {hottest}; the curves start at T = 1 and end at a finite T above it")
     if np.ndim(p) != 1:
         raise ValueError(f"p has shape {np.shape(p)}; one distribution [K] makes a curve")
     ax = axes_or_new(ax, 8.0, 4.2)

@@ -68,10 +68,22 @@ def variance_map(
         The axes. The scale is logarithmic about 1 (blue lowers, red raises); the black line is at 1.
 
     Raises:
-        ValueError: a ratio on the map is above ``largest``, or below its reciprocal.
+        ValueError: a ratio on the map is above ``largest``, or below its reciprocal; one is 0 or not finite,
+            which a logarithmic scale has no place for; fewer than three points.
     """
     from matplotlib import colors, ticker
 
+    drawable = (amplification.ratio > 0) & np.isfinite(amplification.ratio)
+    if not drawable.all():
+        bad, where = amplification.ratio[~drawable][0], amplification.points[~drawable][0]
+        raise ValueError(
+            f"amplification has the ratio {bad:g} at p = ({', '.join(f'{x:.3g}' for x in where)}), which a "
+            "logarithmic scale does not show; draw an operator that keeps some variance"
+        )
+    if len(amplification.points) < 3:
+        raise ValueError(
+            f"amplification has {len(amplification.points)} points, and a map needs 3: give resolution ≥ 4"
+        )
     ax = axes_or_new(ax, 5.4, 4.3)
     log_ratio = np.log2(amplification.ratio)
     furthest = float(np.abs(log_ratio).max())

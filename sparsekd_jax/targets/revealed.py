@@ -196,7 +196,8 @@ class Samples:
         """Counts of every token of a small vocabulary, as `Samples` with all V ids.
 
         Raises:
-            ValueError: a negative count, or a row without a draw.
+            TypeError: counts that are no whole numbers.
+            ValueError: a negative count, a row without a draw, or one of more draws than int32 holds.
         """
         counts = np.asarray(counts)
         if not np.issubdtype(counts.dtype, np.integer):
@@ -204,7 +205,12 @@ class Samples:
         if counts.ndim == 0:
             raise ValueError("counts has shape (); the last axis holds the tokens, a count each")
         refuse((counts < 0).any(-1), "counts", lambda i: f"holds {counts[i].min()}; counts are ≥ 0")
-        draws = counts.sum(-1)
+        draws, most = counts.sum(-1), np.iinfo(np.int32).max
+        refuse(
+            counts.sum(-1, dtype=np.float64) > most,  # a sum of int64 may wrap round
+            "counts",
+            lambda i: f"sums to more draws than num_draws, int32, can hold: {most}",
+        )
         refuse(draws == 0, "counts", lambda _: "no draw at all; leave the row out, or mask it")
         ids = np.broadcast_to(np.arange(counts.shape[-1], dtype=np.int32), counts.shape)
         weights = jnp.asarray(counts / draws[..., None], jnp.float32)

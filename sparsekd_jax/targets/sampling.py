@@ -129,7 +129,7 @@ def expected_distinct(q: Float[ArrayLike, "*batch V"], num_draws: int) -> Float[
     simplex.require_probabilities(q, "q")
     _require_draws(num_draws)
     q = jnp.asarray(q)
-    missed = num_draws * jnp.log1p(-jnp.minimum(q, 1 - jnp.finfo(q.dtype).epsneg))
+    missed = float(num_draws) * jnp.log1p(-jnp.minimum(q, 1 - jnp.finfo(q.dtype).epsneg))
     return jnp.sum(-jnp.expm1(missed), axis=-1)
 
 

@@ -201,7 +201,7 @@ def clopper_pearson(
         Two arrays ``[..., K]``.
 
     Raises:
-        ValueError: a level outside (0, 1).
+        TypeError, ValueError: as `counts_of`; or a level outside (0, 1).
 
     >>> [bound.round(4).tolist() for bound in clopper_pearson(np.array([0, 10]))]
     [[0.0, 0.6915], [0.3085, 1.0]]
@@ -209,6 +209,7 @@ def clopper_pearson(
     from scipy import special
 
     require_level(level)
+    counts = counts_of(counts)
     draws = counts.sum(-1, keepdims=True)
     tail = (1 - level) / 2
     low = np.where(counts > 0, special.betaincinv(np.maximum(counts, 1), draws - counts + 1, tail), 0.0)

@@ -143,6 +143,12 @@ def test_what_would_be_counted_wrong_is_refused(own, message):
         distill.tally(jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([0, 0]), **own)
 
 
+@pytest.mark.parametrize("weights", [None, jnp.ones(3)])
+def test_labels_of_another_number_than_the_rows_are_named(weights):
+    with pytest.raises(ValueError, match=r"labels has shape \(3,\) and logits \(2, 2\)"):
+        distill.tally(jnp.zeros((2, 2)), jnp.array([0, 1, 0]), weights)
+
+
 def test_of_nothing_there_is_no_mean():
     nothing = distill.tally(jnp.zeros((2, 3)), jnp.array([0, 1]), jnp.zeros(2))
     for name in ("accuracy", "mean_nll", "calibration_error"):

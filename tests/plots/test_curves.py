@@ -34,6 +34,9 @@ def test_entropy_rises_from_that_of_p_to_log_k(ax):
     np.testing.assert_allclose(mine.get_ydata(), entropy, atol=1e-6)
     assert legend(ax) == ["power", "mine"]
     assert power.get_linestyle() != mine.get_linestyle(), "told apart without colour"
+    for hottest in (0.5, 1.0, np.nan):
+        with pytest.raises(ValueError, match="hottest is"):
+            plots.entropy_curves({"power": operators.get("power")}, p, hottest=hottest, ax=ax)
     with pytest.raises(ValueError, match="one distribution"):
         plots.entropy_curves({"power": operators.get("power")}, [[0.5, 0.5]], ax=ax)
 

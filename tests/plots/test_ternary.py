@@ -1,5 +1,6 @@
 """Pictures on the triangle draw what the operator and the map say."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -83,3 +84,13 @@ def test_the_map_of_the_mixture_has_one_colour_and_no_contour(ax):
         plots.variance_map(found, largest=2, ax=shared)
     with pytest.raises(ValueError, match="too many to enumerate"):
         variance.amplification_map(operators.get("mixture"), 2.0, 10_000, resolution=10)
+
+
+def test_a_map_that_no_logarithm_shows_is_refused(ax):
+    """An argmax keeps no variance: its map ended in an OverflowError of a logarithm of 0."""
+    flat = variance.amplification_map(lambda p, t: jnp.full_like(p, 1 / 3), 2.0, resolution=5)
+    with pytest.raises(ValueError, match=r"the ratio 0 at p = \(.*draw an operator that keeps some variance"):
+        plots.variance_map(flat, ax=ax)
+    point = variance.amplification_map(operators.get("mixture"), 2.0, resolution=3)
+    with pytest.raises(ValueError, match="1 points, and a map needs 3: give resolution ≥ 4"):
+        plots.variance_map(point, ax=ax)

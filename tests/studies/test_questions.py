@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sparsekd_jax import operators
+from sparsekd_jax import distill, operators
 from sparsekd_jax.cli import app
 from sparsekd_jax.studies import questions
 from sparsekd_jax.studies.questions import _digits, partial_access, sparse_students, stages
@@ -146,6 +146,27 @@ def test_a_measure_that_is_no_metric_is_seen(monkeypatch):
     broken = stages.answer(settings=EFFORT)
     assert stands(broken, "no path is shorter") is False
     assert broken.verdict.startswith("No answer")
+
+
+@pytest.mark.parametrize(
+    ("gains", "stands"),
+    [
+        ([(-1.0, 1.0), (-1.0, 1.0)], None),  # undecided everywhere was "against"
+        ([(None, None), (None, None)], None),
+        ([(0.5, 1.0), (-1.0, 1.0)], None),
+        ([(0.5, 1.0), (0.5, 1.0)], True),
+        ([(-1.0, -0.5), (-1.0, 1.0)], False),
+        ([(-1.0, -0.5), (0.5, 1.0)], None),
+    ],
+)
+def test_stages_beat_one_shot_where_the_intervals_decide(gains, stands):
+    def cell(low, high, budget):
+        of = distill.Interval(0.0, low, high, 5)
+        return {"sparsity": 0.8, "stages": 3, "budget": budget, "gain": of, "nearer": of}
+
+    compared = [cell(*gain, budget) for gain in gains for budget in stages.BUDGETS]
+    for evidence in stages._evidence(stages.Settings(), compared):
+        assert evidence.stands is stands
 
 
 def test_cutting_drops_the_smallest_weights_of_all_kernels():

@@ -118,6 +118,14 @@ def test_lists_of_the_wrong_type():
         Samples.from_counts(np.array(3))
 
 
+@pytest.mark.parametrize("counts", [[2**31, 1], [2**62, 2**62], [2**30, 2**30]])
+def test_more_draws_than_int32_holds_are_refused(counts):
+    """2³¹ + 1 draws were −2147483647."""
+    with pytest.raises(ValueError, match=r"row 1: sums to more draws than num_draws.*2147483647"):
+        Samples.from_counts(np.array([[3, 1], counts]))
+    assert Samples.from_counts(np.array([2**30, 2**30 - 1])).num_draws == 2**31 - 1
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

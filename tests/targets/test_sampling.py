@@ -218,6 +218,7 @@ def test_distinct_tokens():
     exact = sum(q[d].prod() * len(set(d.tolist())) for d in all_draws)
     assert float(expected_distinct(jnp.asarray(q, jnp.float32), 4)) == pytest.approx(exact, rel=1e-6)
     assert float(expected_distinct(jnp.array([1.0, 0.0]), 9)) == 1
+    assert float(expected_distinct(jnp.array([0.5, 0.5]), 10**10)) == 2
 
 
 @pytest.mark.parametrize(

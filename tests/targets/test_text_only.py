@@ -260,3 +260,5 @@ def test_a_temperature_a_row_is_refused(name):
 def test_a_level_in_percent_is_refused():
     with pytest.raises(ValueError, match="level must lie in"):
         text_only.clopper_pearson(np.array([3, 7]), 95)
+    with pytest.raises(ValueError, match="holds -1; counts are ≥ 0"):
+        text_only.clopper_pearson(np.array([-1, 7]))

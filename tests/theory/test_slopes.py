@@ -166,6 +166,13 @@ def test_between_one_and_two_the_slope_grows_without_bound_towards_zeros():
         assert variance.trichotomy(alpha, 1.0) == 1
 
 
+def test_a_constant_beyond_float64_is_infinite():
+    """α a little below 1, near power: T^(1/(1 − α)) was an OverflowError."""
+    assert variance.trichotomy(0.999, 2.0) == pytest.approx(2.0**1000, rel=1e-12)
+    assert variance.trichotomy(0.9995, 2.0) == math.inf
+    assert variance.certified_lipschitz(operators.get("tsallis", alpha=0.9995), 2.0, 1) == math.inf
+
+
 @pytest.mark.parametrize(
     ("operator", "temperature", "norm", "certified"),
     [

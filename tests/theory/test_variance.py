@@ -304,6 +304,8 @@ def test_an_operator_of_the_interior_refuses_empty_classes_in_samples():
         ({"p": [0.5, 0.6]}, "sums to 1.1"),
         ({"num_draws": 0}, "num_draws is 0"),
         ({"num_draws": math.nan}, "num_draws is nan"),
+        ({"num_draws": 2.5}, r"num_draws is 2\.5"),
+        ({"num_draws": math.inf}, "num_draws is inf"),
         ({"method": "bootstrap"}, "'delta', 'monte-carlo', 'both' or 'exact'"),
         ({"method": "both"}, "give key=jax.random.key"),
         ({"method": "exact", "num_draws": 10**6}, "1000001 outcomes, too many to enumerate"),

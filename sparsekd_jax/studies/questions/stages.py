@@ -290,7 +290,8 @@ def _evidence(settings: Settings, compared: Sequence[dict[str, Any]]) -> list[Ev
                 f"of {len(here)} comparisons over {settings.seeds} paired seeds accuracy is higher in {up}, "
                 f"lower in {down} (95 % intervals off 0); the student ends nearer to its teacher in {near}, "
                 f"farther in {far}",
-                None if 0 < up < len(here) or not here else up == len(here),
+                # Intervals that hold 0 speak neither for nor against.
+                True if here and up == len(here) else False if down and not up else None,
             )
         )
     return evidence

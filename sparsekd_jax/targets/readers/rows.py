@@ -93,17 +93,20 @@ def assemble(records: list[Record], reading: Reading) -> tuple[Rows, dict[int, P
         t.ids[unknown], t.log_probs[unknown] = PADDING, -np.inf
         t.reorder(np.argsort(t.ids == PADDING, axis=-1, kind="stable"))
     total = np.exp(t.log_probs).sum(-1)
-    tail = np.where(full, 0.0, np.maximum(1 - total, 0.0))
+    tail = np.where(full & ~lost, 0.0, np.maximum(1 - total, 0.0))
     num_unseen = np.maximum(size - (t.ids != PADDING).sum(-1), 0)
-    cap = np.exp(t.log_probs[np.arange(len(tail)), np.maximum(num_ranked - 1, 0)])
+    last = t.log_probs[np.arange(len(tail)), np.maximum(num_ranked - 1, 0)]
+    # More unknown tokens than ids are left: no distribution over V tokens has this tail and this rank.
+    num_ranked = np.where(lost & (tail > num_unseen * np.exp(last)), 0, num_ranked)
+    cap = np.where(num_ranked > 0, np.exp(last), 1.0)
     t.refuse(
-        (num_ranked > 0) & ~lost & (tail > num_unseen * cap * (1 + 1e-6) + reading.sum_tolerance),
+        tail > num_unseen * cap * (1 + 1e-6) + reading.sum_tolerance,
         "tail too heavy",
         "the list is not the k likeliest, or the vocabulary's size is not the teacher's",
         lambda row: f"{num_unseen[row]} unseen tokens of at most {cap[row]:.3g} cannot hold {tail[row]:.3g}",
     )
     # `require_consistent` allows a row the rounding of float32; a log's own tolerance may be far wider.
-    most = np.where((num_ranked > 0) & ~lost, total + num_unseen * cap, np.inf)
+    most = total + num_unseen * cap
     scale = np.maximum(np.clip(1.0, total, most), 1 - reading.sum_tolerance)  # the maximum: of rows refused
     t.log_probs -= np.log(scale)[:, None]
     counts["below_one"] = scale < 1 - rounding

@@ -144,9 +144,10 @@ def variance_amplification(
     """
     if method not in ("delta", "monte-carlo", "both", "exact"):
         raise ValueError(f"method is {method!r}; it is 'delta', 'monte-carlo', 'both' or 'exact'")
-    if np.ndim(p) != 1 or not num_draws >= 1 or draws < 2:
+    if np.ndim(p) != 1 or not num_draws >= 1 or draws < 2 or num_draws % 1 != 0 or draws % 1 != 0:
         raise ValueError(
-            f"p has shape {np.shape(p)}, num_draws is {num_draws}, draws {draws}; they are [K], ≥ 1, ≥ 2"
+            f"p has shape {np.shape(p)}, num_draws is {num_draws}, draws {draws}; they are [K], and whole "
+            "numbers ≥ 1 and ≥ 2"
         )
     row = rows_of(operator, p, temperature)
     if row.max() == 1:

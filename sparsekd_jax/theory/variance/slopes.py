@@ -103,7 +103,7 @@ def trichotomy(alpha: float, temperature: float) -> float:
         temperature: T ≥ 1.
 
     Returns:
-        The constant, 1 at T = 1.
+        The constant, 1 at T = 1; inf also where float64 does not hold it, as for α a little below 1.
 
     Raises:
         ValueError: α ≤ 0 or T < 1, where it does not hold.
@@ -120,7 +120,8 @@ def trichotomy(alpha: float, temperature: float) -> float:
     if temperature == 1:
         return 1.0
     if alpha < 1:
-        return temperature ** (1 / (1 - alpha))
+        with np.errstate(over="ignore"):
+            return float(np.float64(temperature) ** (1 / (1 - alpha)))
     return math.inf if alpha < 2 else temperature ** (-1 / (alpha - 1))
 
 

@@ -64,11 +64,13 @@ def test_the_command_exits_0_on_a_clean_log(tmp_path):
 
 def test_usage(log, tmp_path):
     path, _ = log
+    (tmp_path / "link.json").symlink_to(tmp_path / "no" / "r.json")
     for arguments, words in (
         ((tmp_path / "none",), "does not exist"),
         ((tmp_path,), "there is no cache in"),
         ((path, "--format", "csv"), "the formats are chat"),
         ((path, "--json", tmp_path / "no" / "r.json"), "make it first"),
+        ((path, "--json", tmp_path / "link.json"), "cannot be written"),
     ):
         result = run(*arguments)
         assert result.exit_code == 2, result.output

@@ -283,6 +283,24 @@ def test_unknown_tokens_never_leave_a_rank_that_is_not_so(tmp_path):
     assert naive_fails > 50
 
 
+@pytest.mark.parametrize(("known", "ranked"), [("abcde", 1), ("abcd", 0)])
+def test_unknown_tokens_leave_no_row_that_cannot_be_softened(tmp_path, known, ranked):
+    """Two unseen ids cannot hold a tail of .55 at .25 each, three can."""
+    top = [("a", LOG(0.25)), ("x", LOG(0.25)), ("y", LOG(0.25)), ("b", LOG(0.2))]
+    ids = {text: i for i, text in enumerate(known)}
+    path = log_of(tmp_path, content((top, top[0])))
+    (batch,) = readers.read_targets(path, k=4, vocabulary=ids, unknown="tail")
+    targets.require_consistent(batch.targets)
+    assert batch.targets.num_ranked.tolist() == [ranked]
+
+
+def test_an_unknown_token_beside_all_of_the_vocabulary_is_refused(tmp_path):
+    top = [("a", LOG(0.4)), ("x", LOG(0.3)), ("b", LOG(0.3))]
+    error = refusal(log_of(tmp_path, content((top, top[0]))), vocabulary={"a": 0, "b": 1}, unknown="tail")
+    assert error.reason == "tail too heavy"
+    assert "0 unseen tokens" in str(error)
+
+
 def test_unknown_tokens_do_not_fill_the_vocabulary(tmp_path):
     top = [("a", LOG(0.6)), ("never seen", LOG(0.3))]
     got = the_rows(log_of(tmp_path, content((top, top[0]))), k=2, vocabulary={"a": 0, "b": 1}, unknown="tail")
