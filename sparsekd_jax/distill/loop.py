@@ -319,10 +319,10 @@ def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array
     5.0
     """
     _program.require_module("model", model)
-    require_examples("test", inputs, labels)
+    require_examples("", inputs, labels)
     split, inputs = _program.split_for_evaluation(model), jnp.asarray(inputs)
     if not is_traced(inputs, labels):
-        require_classes("test", labels, _program.logits_shape("model", *split, inputs), "model")
+        require_classes("", labels, _program.logits_shape("model", *split, inputs), "model")
     return _program.evaluate_all(*split, inputs, jnp.asarray(labels))
 
 
