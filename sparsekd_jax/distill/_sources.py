@@ -12,11 +12,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from sparsekd_jax._durable import fingerprint
-from sparsekd_jax._refusals import is_traced, refuse
+from sparsekd_jax._refusals import is_traced, refuse, whole
 from sparsekd_jax.distill._placement import Placement
 from sparsekd_jax.distill._program import Batch, epochs
 from sparsekd_jax.distill.losses import require_weights
-from sparsekd_jax.sparsity._arguments import whole
 
 
 class DataSet(Protocol):

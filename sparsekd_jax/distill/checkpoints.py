@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from sparsekd_jax import _durable
-from sparsekd_jax.sparsity._arguments import whole
+from sparsekd_jax._refusals import whole
 
 FORMAT = 3
 _PREFIX = "step-"

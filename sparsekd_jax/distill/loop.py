@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from sparsekd_jax import sparsity
 from sparsekd_jax._durable import fingerprint
 from sparsekd_jax._numerics import at_least_float32
-from sparsekd_jax._refusals import is_traced, refuse
+from sparsekd_jax._refusals import is_traced, real, refuse, whole
 from sparsekd_jax.distill import _observed, _program
 from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import Batches, DataSet, require_classes, require_examples
@@ -22,7 +22,6 @@ from sparsekd_jax.distill._trainer import Progress, Row, Trainer
 from sparsekd_jax.distill.metrics import Tally
 from sparsekd_jax.distill.plan import Plan, Stage
 from sparsekd_jax.operators.base import Operator, SofteningOperator
-from sparsekd_jax.sparsity._arguments import real, whole
 from sparsekd_jax.targets import Dense, Samples, Target, TopK, soften
 
 

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sparsekd_jax._refusals import is_traced, require_level
+from sparsekd_jax._refusals import is_traced, require_level, whole
 from sparsekd_jax.distill.divergences import blank_rows, times, widened
 from sparsekd_jax.distill.losses import cross_entropy, require_weights
-from sparsekd_jax.sparsity._arguments import whole
 
 NUM_BINS = 15
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from sparsekd_jax import operators
 from sparsekd_jax import sparsity as sparsity_room
+from sparsekd_jax._refusals import real, whole
 from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.losses import Operator, gradient_scale
 from sparsekd_jax.distill.plan import Plan, Stage
-from sparsekd_jax.sparsity._arguments import real, whole
 
 
 def stages(
