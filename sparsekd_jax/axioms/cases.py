@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
+from sparsekd_jax._refusals import whole
 from sparsekd_jax.operators import TemperatureRange
 
 COLDEST, HOTTEST = 0.05, 1e4
@@ -232,6 +233,7 @@ def sweep(num_classes: int, temperatures: TemperatureRange, size: int, seed: int
     >>> len(cases), bool((cases.low <= cases.high).all()), 0 < int(cases.interior.sum()) < 100
     (100, True, True)
     """
+    whole("num_classes", num_classes, least=2), whole("size", size)
     rng = np.random.default_rng([seed, num_classes, size])
     p = _distributions(rng, size, num_classes)
     high = _temperatures(rng, size, temperatures)

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from sparsekd_jax import simplex
 from sparsekd_jax._numerics import at_least_float32
-from sparsekd_jax._refusals import is_traced, refuse
+from sparsekd_jax._refusals import is_traced, refuse, whole
 from sparsekd_jax.distill import _fused_program as program
 from sparsekd_jax.distill.divergences import Divergence, get_divergence, kl_from_logs
 from sparsekd_jax.distill.losses import (
@@ -141,8 +141,8 @@ def linear_distillation_loss(
         labels = None
     elif labels is None:
         raise ValueError("labels are needed where alpha > 0: pass labels, or alpha=0")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}; it counts rows, at least 1")
+    if chunk_size is not None:
+        whole("chunk_size", chunk_size)
 
     t = per_row(temperature, "temperature", batch, dtype)
     if isinstance(operator, SofteningOperator):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sparsekd_jax import simplex
-from sparsekd_jax._refusals import resembling
+from sparsekd_jax._refusals import resembling, whole
 from sparsekd_jax.distill import divergences
 from sparsekd_jax.distill.divergences import kl_from_logs
 from sparsekd_jax.targets import Softened
@@ -195,8 +195,7 @@ def _draw(softened: Softened, key: PRNGKeyArray | None, count: int) -> Int[Array
     """Unseen ids, uniform with replacement: the u-th unseen one is u plus the observed ids at or below it."""
     if key is None:
         raise ValueError("tail 'sampled' needs a key: pass key=jax.random.key(...), a new one each step")
-    if count < 1:
-        raise ValueError(f"num_sampled must be at least 1, got {count}")
+    whole("num_sampled", count)
     assert softened.ids is not None
     size = softened.vocab_size
     observed = jnp.sort(jnp.where(softened.ids < 0, 2 * size, softened.ids), axis=-1)

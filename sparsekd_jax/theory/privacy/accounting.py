@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from sparsekd_jax._refusals import whole
+
 LEAST_DELTA = 1e-12
 """Below this the accountant's own rounding counts; then only basic composition is claimed."""
 
@@ -66,6 +68,7 @@ def compose(epsilon: float, num_labels: int, delta: float, *, num_classes: int |
         raise ValueError(f"delta is {delta}; it is a probability in [0, 1)")
     if num_classes is not None and num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; it is K ≥ 2, or None")
+    whole("num_labels", num_labels)
     try:
         from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
     except ImportError as error:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
-from sparsekd_jax._refusals import refuse, require_level
+from sparsekd_jax._refusals import refuse, require_level, whole
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import on_rows
 from sparsekd_jax.targets.text_only import clopper_pearson
@@ -138,6 +138,7 @@ def audit(
     5.28
     """
     require_level(level)
+    whole("num_classes", num_classes, least=2)
     counts = []
     for name, drawn in (("labels", np.asarray(labels)), ("other", np.asarray(other))):
         if drawn.ndim != 1 or not drawn.size or not np.issubdtype(drawn.dtype, np.integer):

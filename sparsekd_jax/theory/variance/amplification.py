@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from sparsekd_jax._refusals import is_traced, refuse
+from sparsekd_jax._refusals import is_traced, refuse, whole
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.operators.base import operator_name
@@ -148,6 +148,7 @@ def variance_amplification(
         raise ValueError(
             f"p has shape {np.shape(p)}, num_draws is {num_draws}, draws {draws}; they are [K], ≥ 1, ≥ 2"
         )
+    whole("num_draws", num_draws), whole("draws", draws)
     row = rows_of(operator, p, temperature)
     if row.max() == 1:
         raise ValueError("p is a vertex: every sample is the same, so there is no variance to amplify")
@@ -227,7 +228,7 @@ def amplification_map(
         raise ValueError(
             f"resolution is {resolution} and num_draws {num_draws}; they are ≥ 3, and ≥ 1 or None"
         )
-    points = compositions(resolution, 3)
+    points = compositions(whole("resolution", resolution), 3)
     points = (points[(points > 0).all(-1)] - 1 / 3) / (resolution - 1)  # inside, symmetric, summing to 1
     points = rows_of(operator, points, temperature)
     before = 1 - np.sum(points**2, axis=-1)
