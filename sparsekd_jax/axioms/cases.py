@@ -19,7 +19,7 @@ COLDEST, HOTTEST = 0.05, 1e4
 """The finite window that stands for an open end of a temperature range; limits are laws of their own."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Cases:
     """A batch of N cases with K classes, numpy float64.
 

@@ -30,7 +30,7 @@ Student = tuple[Array, Array, Array | None]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
     """What belongs to each of N rows; any leaf may be cut along its first axis."""
 

@@ -29,7 +29,7 @@ class CheckpointError(RuntimeError):
     """A checkpoint that could not be written, or that must not be resumed; the message says what to do."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Saved:
     """What a checkpoint gives back: the position in the run, and its arrays in the order they were given."""
 

@@ -25,7 +25,7 @@ from sparsekd_jax.operators.base import Operator, SofteningOperator
 from sparsekd_jax.targets import Dense, Samples, Target, TopK, soften
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Result:
     """What a run leaves.
 

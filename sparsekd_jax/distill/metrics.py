@@ -17,7 +17,7 @@ NUM_BINS = 15
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Tally:
     """Numerators and denominator of the metrics; ``a + b`` is the tally of both batches together.
 

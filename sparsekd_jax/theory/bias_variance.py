@@ -29,7 +29,7 @@ ROUNDING = 1e-12
 """An advantage below this is the rounding of equal risks, not a reason to prefer either student."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Decomposition:
     """Squared bias, variance and risk of an ensemble, averaged over the examples.
 
@@ -95,7 +95,7 @@ class Decomposition:
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
     """Whether a sparse student beats a dense one: ΔVar against ΔBias².
 

@@ -31,7 +31,7 @@ MIN_EXPECTED_COUNT = 5
 _ESTIMATORS = {"plug-in": text_only.plug_in, "jackknife": text_only.jackknife}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Bias:
     """How far the expectation of a target from N labels is from the target.
 
@@ -247,7 +247,7 @@ def samples_needed(
     return Advice(max(1, math.ceil(needed * (1 - 1e-12))), error, epsilon, method, row is None)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LeastBias:
     """The estimator from N labels of two classes with the smallest worst bias.
 

@@ -24,7 +24,7 @@ _MEANING = {
 }
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Report:
     """Counts over a log; pass one to `read_targets` to have it filled.
 

@@ -139,7 +139,7 @@ def _searchable(operator: Operator) -> tuple[float, float]:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class EquivalenceClasses:
     """Operators grouped by what a student on X sees of them.
 

@@ -22,7 +22,7 @@ from sparsekd_jax.theory.equivalence.gaps import (
 _BISECTIONS = 70
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class EquivalentTeacher:
     """A teacher on which F and G differ, and a student on X cannot tell.
 
@@ -132,7 +132,7 @@ def equivalent_teacher(
     return EquivalentTeacher(p, found)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class StudentDistance:
     """Two students trained to convergence on one teacher under two operators.
 

@@ -11,7 +11,7 @@ from sparsekd_jax.theory._rows import require_temperature
 from sparsekd_jax.theory.privacy._rules import Domain, Found, Kind, Pair, rule_for
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LocalEpsilon:
     """ε of one sampled label: ``sup over p, p', i of log F_T(p)_i/F_T(p')_i``.
 

@@ -19,7 +19,7 @@ from sparsekd_jax.theory.variance.slopes import face_jacobians, jacobian
 Method = Literal["delta", "monte-carlo", "both", "exact"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ClassVariances:
     """The variance of a random distribution, by class; with standard errors where it was sampled.
 
@@ -39,7 +39,7 @@ class ClassVariances:
         return float(self.per_class.sum())
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Amplification:
     """The variance of an empirical target of n samples before and after softening.
 
@@ -173,7 +173,7 @@ def variance_amplification(
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class AmplificationMap:
     """The variance of a softened target over that of the target, over the simplex of three classes.
 

@@ -21,7 +21,7 @@ from sparsekd_jax.theory._rows import rows_of
 _POINTS, _SURVIVORS, _ROUNDS, _FLOOR = 2048, 64, 12, -18.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Lipschitz:
     """How far apart an operator can move two distributions, per distance between them.
 
