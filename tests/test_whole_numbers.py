@@ -28,6 +28,7 @@ CALLS = [
     ("num_draws", lambda: variance.variance_amplification(POWER, P, 2.0, 2.5)),
     ("num_draws", lambda: amplify(num_draws=2.5)),
     ("draws", lambda: amplify(draws=20.5)),
+    ("num_draws", lambda: variance.amplification_map(POWER, 2.0, 2.5, resolution=10)),
     ("resolution", lambda: variance.amplification_map(POWER, 2.0, resolution=10.5)),
     ("num_classes", lambda: variance.lipschitz(MIXTURE, 2.0, num_classes=2.5)),
     ("num_draws", lambda: text_only.bias(POWER, P, 2.0, 2.5)),

@@ -233,7 +233,8 @@ def sweep(num_classes: int, temperatures: TemperatureRange, size: int, seed: int
     >>> len(cases), bool((cases.low <= cases.high).all()), 0 < int(cases.interior.sum()) < 100
     (100, True, True)
     """
-    whole("num_classes", num_classes, least=2), whole("size", size)
+    whole("num_classes", num_classes, least=2)
+    whole("size", size)
     rng = np.random.default_rng([seed, num_classes, size])
     p = _distributions(rng, size, num_classes)
     high = _temperatures(rng, size, temperatures)

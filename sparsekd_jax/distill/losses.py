@@ -14,9 +14,9 @@ from sparsekd_jax import simplex
 from sparsekd_jax._refusals import broadcasts_to, is_traced, refuse
 from sparsekd_jax.distill import divergences
 from sparsekd_jax.distill.divergences import Divergence
-from sparsekd_jax.operators._softening import on_rows
+from sparsekd_jax.operators._softening import log_on_rows
 from sparsekd_jax.operators.base import Operator as Operator
-from sparsekd_jax.operators.base import SofteningOperator, operator_name, require_operator
+from sparsekd_jax.operators.base import operator_name, require_operator
 
 # The slope r of F_T at the uniform distribution: 1/T where T multiplies the dual coordinates, 1/√T where it
 # divides the entropy deficit, which is quadratic there. 1/r² is T to the power below.
@@ -44,11 +44,7 @@ def soften_log_probs(
     >>> [round(x, 4) for x in log_q.tolist()]
     [-0.5596, -0.8473]
     """
-    if isinstance(operator, SofteningOperator):
-        return operator.log(log_probs, temperature)
-    off = jnp.isneginf(log_probs)
-    p = jnp.where(off, 0, jnp.exp(jnp.where(off, 0, log_probs)))
-    return simplex.safe_log(on_rows(operator, p, temperature))
+    return log_on_rows(operator, log_probs, temperature)
 
 
 def cross_entropy(

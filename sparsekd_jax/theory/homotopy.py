@@ -441,7 +441,8 @@ def modulus_of_continuity(
     _metric(distance)
     if num_steps < 2 or num_points < 1:
         raise ValueError(f"num_steps = {num_steps} and num_points = {num_points} make no grid")
-    whole("num_steps", num_steps), whole("num_points", num_points)
+    whole("num_steps", num_steps)
+    whole("num_points", num_points)
     if not 0.0 < largest_step < up_to <= 1.0:
         raise ValueError(
             f"largest_step = {largest_step:g} must lie in (0, up_to), up_to = {up_to:g} in (0, 1]"

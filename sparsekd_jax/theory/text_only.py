@@ -91,7 +91,8 @@ def bias(
         raise ValueError(f"estimator is {estimator!r}; it is one of {', '.join(map(repr, _ESTIMATORS))}")
     if num_draws < 1 or draws < 2:
         raise ValueError(f"num_draws is {num_draws} and draws {draws}; they are at least 1 and 2")
-    whole("num_draws", num_draws), whole("draws", draws)
+    whole("num_draws", num_draws)
+    whole("draws", draws)
     rows = rows_of(operator, p, temperature)
     shape, flat = rows.shape, rows.reshape(-1, rows.shape[-1])
     truth = soften(operator, flat, temperature)
@@ -295,7 +296,8 @@ def least_bias(operator: Operator, temperature: float, num_draws: int, *, points
         raise ValueError(f"points is {points}; the grid of p has at least its two ends")
     if not 1 <= num_draws <= 30:
         raise ValueError(f"num_draws is {num_draws}; the linear program is trusted for N from 1 to 30")
-    whole("num_draws", num_draws), whole("points", points)
+    whole("num_draws", num_draws)
+    whole("points", points)
     first = np.sin(np.linspace(0, np.pi / 2, points)) ** 2
     grid = np.stack([first, 1 - first], axis=1)
     _, chances = outcomes_of(grid, num_draws)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
+from sparsekd_jax._numerics import at_least_float32
 from sparsekd_jax._refusals import refuse, require_level, whole
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import on_rows
@@ -52,7 +53,7 @@ def clip(p: Float[ArrayLike, "*batch K"], floor: float) -> Float[Array, "*batch 
 
 @jax.jit
 def _clip(rows: Array, floor: Array, left: Array) -> Array:
-    wide = rows.dtype if rows.dtype.itemsize >= 4 else jnp.float32
+    wide = at_least_float32(rows.dtype)
     x, least, scale = (jnp.asarray(value).astype(wide) for value in (rows, floor, left))
     clipped = least + scale * simplex.project((x - least) / scale)
     inside = jnp.min(x, axis=-1, keepdims=True) >= least

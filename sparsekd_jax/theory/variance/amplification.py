@@ -148,7 +148,8 @@ def variance_amplification(
         raise ValueError(
             f"p has shape {np.shape(p)}, num_draws is {num_draws}, draws {draws}; they are [K], ≥ 1, ≥ 2"
         )
-    whole("num_draws", num_draws), whole("draws", draws)
+    whole("num_draws", num_draws)
+    whole("draws", draws)
     row = rows_of(operator, p, temperature)
     if row.max() == 1:
         raise ValueError("p is a vertex: every sample is the same, so there is no variance to amplify")
@@ -228,6 +229,8 @@ def amplification_map(
         raise ValueError(
             f"resolution is {resolution} and num_draws {num_draws}; they are ≥ 3, and ≥ 1 or None"
         )
+    if num_draws is not None:
+        whole("num_draws", num_draws)
     points = compositions(whole("resolution", resolution), 3)
     points = (points[(points > 0).all(-1)] - 1 / 3) / (resolution - 1)  # inside, symmetric, summing to 1
     points = rows_of(operator, points, temperature)

@@ -168,7 +168,7 @@ def lipschitz(
         where = np.asarray(p, np.float64)
         value = float(_operator_norms(jacobian(operator, p, temperature)[None], norm)[0])
     else:
-        whole("num_classes", num_classes)
+        whole("num_classes", num_classes, least=2)
         value, where = _search(operator, temperature, norm, num_classes, np.random.default_rng(seed))
     return Lipschitz(
         operator=operator_name(operator),
