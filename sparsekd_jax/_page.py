@@ -90,6 +90,15 @@ def render(template_name: str, **context: Any) -> str:
     return environment().get_template(template_name).render(**context)
 
 
+def write_svg(figure: "Figure", target: Any) -> None:
+    """Draw a matplotlib figure into a file, or to a path; the same figure gives the same bytes."""
+    import matplotlib as mpl
+
+    # Without a fixed salt and with a date, two runs of one seed would write two different files.
+    with mpl.rc_context({"svg.hashsalt": "sparsekd"}):
+        figure.savefig(target, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+
+
 def figure_uri(figure: "Figure") -> str:
     """Draw a matplotlib figure as an SVG data URI; the same figure gives the same bytes.
 
@@ -99,10 +108,6 @@ def figure_uri(figure: "Figure") -> str:
     Returns:
         ``data:image/svg+xml;base64,...``, to stand in the ``src`` of an ``img``.
     """
-    import matplotlib as mpl
-
     buffer = io.BytesIO()
-    # Without a fixed salt and with a date, two runs of one seed would write two different reports.
-    with mpl.rc_context({"svg.hashsalt": "sparsekd"}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    write_svg(figure, buffer)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

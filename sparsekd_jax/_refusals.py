@@ -1,6 +1,7 @@
 """How the library refuses values: by argument, row and remedy, and only where values can be looked at."""
 
 import difflib
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -45,3 +46,32 @@ def require_level(level: float) -> None:
     """Refuse a level of confidence outside (0, 1), such as 95 for 0.95."""
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie in (0, 1), got {level}; 0.95 is usual")
+
+
+def whole(argument: str, number: Any, least: float = 1) -> int:
+    """The number, refused where it is not whole or is below the least."""
+    try:
+        value = operator.index(number)
+    except TypeError:
+        raise TypeError(f"{argument} must be a whole number (an int), got {number!r}") from None
+    if value < least:
+        raise ValueError(f"{argument} must be at least {least}, got {value}")
+    return value
+
+
+def real(argument: str, number: Any) -> float:
+    """A number, also of numpy or jax, as Python's; refused where it is none, or several."""
+    value = item(number)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{argument} is {number!r}; give one number, such as {argument}=0.5")
+    return float(value)
+
+
+def item(value: Any) -> Any:
+    """What a scalar of numpy or jax holds, so that JSON can say it."""
+    return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
+
+
+def percent_hint(share: float) -> str:
+    """The question to ask of a share given in percent."""
+    return f"; did you mean {share / 100:g}?" if 1.0 < share < 100.0 else ""

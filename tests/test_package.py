@@ -1,6 +1,7 @@
 """The house as a whole: what an import costs, and what the package says of itself."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import itertools
@@ -95,6 +96,29 @@ def test_every_public_name_has_a_place_in_the_reference():
             if (name in files or not shown) and f"{room}.{name}" not in anchored:
                 missing.append(f"{room}.{name}")
     assert missing == [], "docs/reference: add `[](){#sparsekd_jax.…}` and a directive"
+
+
+def dataclasses_of_the_package():
+    for found in pkgutil.walk_packages(skd.__path__, "sparsekd_jax."):
+        if not found.name.endswith("__main__"):
+            module = importlib.import_module(found.name)
+            for thing in vars(module).values():
+                if dataclasses.is_dataclass(thing) and thing.__module__ == found.name:
+                    yield thing
+
+
+def test_what_holds_arrays_is_equal_to_itself_alone():
+    """Field by field == of two arrays has no truth value, and their hash does not exist."""
+    held = re.compile(r"ndarray|\bArray\b|PyTree")
+    of_numbers = re.compile(r"Callable|\[jaxlib\._jax\.Array, ''\]")  # a function, or one number
+    compared = [
+        f"{kind.__module__}.{kind.__name__}.{field.name}"
+        for kind in dataclasses_of_the_package()
+        if kind.__eq__ is not object.__eq__
+        for field in dataclasses.fields(kind)
+        if held.search(str(field.type)) and not of_numbers.search(str(field.type))
+    ]
+    assert compared == [], "give the dataclass eq=False"
 
 
 def test_rooms_open_by_name():

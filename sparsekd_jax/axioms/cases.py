@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
+from sparsekd_jax._refusals import whole
 from sparsekd_jax.operators import TemperatureRange
 
 COLDEST, HOTTEST = 0.05, 1e4
 """The finite window that stands for an open end of a temperature range; limits are laws of their own."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Cases:
     """A batch of N cases with K classes, numpy float64.
 
@@ -232,6 +233,8 @@ def sweep(num_classes: int, temperatures: TemperatureRange, size: int, seed: int
     >>> len(cases), bool((cases.low <= cases.high).all()), 0 < int(cases.interior.sum()) < 100
     (100, True, True)
     """
+    whole("num_classes", num_classes, least=2)
+    whole("size", size)
     rng = np.random.default_rng([seed, num_classes, size])
     p = _distributions(rng, size, num_classes)
     high = _temperatures(rng, size, temperatures)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import hypothesis
 import numpy as np
 from hypothesis import Phase
 
+from sparsekd_jax._refusals import whole
 from sparsekd_jax.axioms import cases as case_makers
 from sparsekd_jax.axioms.cases import Cases
 from sparsekd_jax.axioms.evaluate import Evaluator
@@ -121,7 +123,7 @@ def check(
         raise TypeError(f"num_classes is {num_classes!r}; it lists numbers of classes: ({num_classes!r},)")
     if not isinstance(budget, Budget | None):
         raise TypeError(f"budget is {budget!r}; pass axioms.Budget(sweep=...)")
-    ks = tuple(sorted({int(k) for k in num_classes}))
+    ks = tuple(sorted({whole("num_classes", k, -math.inf) for k in num_classes}))
     if not ks or ks[0] < 2:
         raise ValueError(f"num_classes is {tuple(num_classes)}; it lists numbers of classes, each ≥ 2")
     given = None if temperature_range is None else TemperatureRange.of(temperature_range)

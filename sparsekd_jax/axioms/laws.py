@@ -21,6 +21,14 @@ from sparsekd_jax.axioms.observation import (
     worst_if_nan,
 )
 
+
+def _furthest(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row of both the entries where they are furthest apart, NaN first."""
+    worst = np.argmax(np.nan_to_num(np.abs(left - right), nan=np.inf), -1)
+    rows = np.arange(len(left))
+    return left[rows, worst], right[rows, worst]
+
+
 # -- closure, ranking ----------------------------------------------------------------------------------------
 
 
@@ -141,8 +149,7 @@ def _majorization(seen: Observation) -> Margins:
 def _identity(seen: Observation) -> Margins:
     p = seen.cases.p
     q = seen.evaluator.soften(p, np.ones(len(p)))
-    rows, worst = np.arange(len(p)), np.argmax(np.nan_to_num(np.abs(q - p), nan=np.inf), -1)
-    left, right = q[rows, worst], p[rows, worst]
+    left, right = _furthest(q, p)
     return Margins(worst_if_nan(-np.abs(left - right), q), left, right)
 
 
@@ -159,8 +166,7 @@ def _semigroup(seen: Observation) -> Margins:
         inner = np.where(usable[:, None], inner, cases.p)
         twice = seen.evaluator.soften(inner, cases.low)
     once = seen.evaluator.soften(cases.p, t)
-    rows, worst = np.arange(len(t)), np.argmax(np.nan_to_num(np.abs(twice - once), nan=np.inf), -1)
-    left, right = twice[rows, worst], once[rows, worst]
+    left, right = _furthest(twice, once)
     margin = worst_if_nan(-np.abs(left - right), twice, once, seen.hot)
     return Margins(np.where(inside, margin, np.inf), left, right, inside)
 
@@ -172,8 +178,7 @@ def _equivariance(seen: Observation) -> Margins:
     cases = seen.cases
     left = seen.evaluator.soften(np.take_along_axis(cases.p, cases.permutation, -1), cases.high)
     right = np.take_along_axis(seen.hot, cases.permutation, -1)
-    rows, worst = np.arange(len(left)), np.argmax(np.nan_to_num(np.abs(left - right), nan=np.inf), -1)
-    a, b = left[rows, worst], right[rows, worst]
+    a, b = _furthest(left, right)
     return Margins(worst_if_nan(-np.abs(a - b), left, right), a, b)
 
 
@@ -182,8 +187,7 @@ def _affinity(seen: Observation) -> Margins:
     w = cases.weight[:, None]
     left = seen.evaluator.soften(w * cases.p + (1 - w) * cases.r, cases.high)
     right = w * seen.hot + (1 - w) * seen.partner
-    rows, worst = np.arange(len(left)), np.argmax(np.nan_to_num(np.abs(left - right), nan=np.inf), -1)
-    a, b = left[rows, worst], right[rows, worst]
+    a, b = _furthest(left, right)
     return Margins(worst_if_nan(-np.abs(a - b), left, right), a, b)
 
 

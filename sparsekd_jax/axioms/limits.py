@@ -6,11 +6,24 @@ import numpy as np
 
 from sparsekd_jax.axioms.observation import Margins, Observation
 
+
+def _on_support(p: np.ndarray, floor: float) -> np.ndarray:
+    """p with its positive entries lifted to at least ``floor``, so that slopes are moderate."""
+    lifted = np.where(p > 0, np.maximum(p, floor), 0)
+    return lifted / lifted.sum(-1, keepdims=True)
+
+
 # -- the two ends of T -------------------------------------------------------------------------------------
 
 FLAT = 0.98
 """A distance to the limit that keeps this share over a decade of T has stopped approaching it."""
 ARRIVED = 1e-4
+
+
+def _distances(seen: Observation, p: np.ndarray, goal: np.ndarray, decades: list[float]) -> np.ndarray:
+    """Total variation of F_T(p) to its limit at each temperature, ``[decades, N]``."""
+    each = [seen.evaluator.soften(p, np.full(len(p), t)) for t in decades]
+    return 0.5 * np.abs(np.stack(each) - goal).sum(-1)
 
 
 def _trend(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -33,10 +46,7 @@ def hot_limit(on_support: bool) -> Callable[[Observation], Margins]:
         p = _on_support(seen.cases.p, 1e-3)  # a class of 1e-30 needs a T beyond reach
         classes = p > 0 if on_support else np.ones_like(p, bool)
         goal = classes / classes.sum(-1, keepdims=True)
-        steps = [10.0**e for e in range(1, 9)]
-        distances = np.stack(
-            [0.5 * np.abs(seen.evaluator.soften(p, np.full(len(p), t)) - goal).sum(-1) for t in steps]
-        )
+        distances = _distances(seen, p, goal, [10.0**e for e in range(1, 9)])
         margin, decided = _trend(distances)
         return Margins(margin, distances[-1], np.zeros(len(p)), decided)
 
@@ -49,27 +59,15 @@ def cold_limit(seen: Observation) -> Margins:
     top = p.max(-1, keepdims=True)
     winners = p == top
     goal = winners / winners.sum(-1, keepdims=True)
-    runner_up = np.where(winners, -np.inf, p).max(-1)
-    clear = (
-        top[:, 0] - np.where(np.isfinite(runner_up), runner_up, 0) >= 1e-3
-    )  # a near-tie needs T beyond reach
-    steps = [10.0**-e for e in range(1, 7)]
-    distances = np.stack(
-        [0.5 * np.abs(seen.evaluator.soften(p, np.full(len(p), t)) - goal).sum(-1) for t in steps]
-    )
+    distances = _distances(seen, p, goal, [10.0**-e for e in range(1, 7)])
     margin, decided = _trend(distances)
-    return Margins(np.where(clear, margin, np.inf), distances[-1], np.zeros(len(p)), decided | ~clear)
+    tied = top[:, 0] - np.where(winners, 0, p).max(-1) < 1e-3  # nearly, which needs a T beyond reach
+    return Margins(np.where(tied, np.inf, margin), distances[-1], np.zeros(len(p)), decided | tied)
 
 
 # -- continuity and gradients: judged along shrinking segments ---------------------------------------------
 
 HALVINGS = 42
-
-
-def _on_support(p: np.ndarray, floor: float) -> np.ndarray:
-    """p with its positive entries lifted to at least ``floor``, so that slopes are moderate."""
-    lifted = np.where(p > 0, np.maximum(p, floor), 0)
-    return lifted / lifted.sum(-1, keepdims=True)
 
 
 def continuity(seen: Observation) -> Margins:

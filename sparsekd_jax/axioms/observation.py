@@ -19,7 +19,7 @@ SINGLE_PRECISION_TOLERANCE = 2e-5
 """What a law forgives an operator that answers in less than float64."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Margins:
     """What a law says of each case.
 

@@ -195,6 +195,15 @@ class Report:
         """One self-contained HTML page."""
         return page([self])
 
+    def __repr__(self) -> str:
+        """The summary: a notebook's last line, where the fields would be pages.
+
+        >>> from sparsekd_jax import axioms, operators
+        >>> axioms.check(operators.get("mixture"), laws=("A4",), num_classes=(2,))
+        Report(mixture: all 1 claims hold, ... evaluations)
+        """
+        return f"Report({self.summary()})"
+
     def __str__(self) -> str:
         return _plain(self.table()) + self.witnesses() + "\n" + self.summary()
 

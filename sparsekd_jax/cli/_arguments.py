@@ -23,11 +23,10 @@ def terminal(**options: Any) -> "Console":
 
 def require_folder(out: Path) -> None:
     """Make the directory now: minutes of training should not end at a path that cannot be written."""
+    from sparsekd_jax._durable import probe
+
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".sparsekd-probe"
-        probe.touch()
-        probe.unlink()
+        probe(out)
     except OSError as error:
         refuse("--out", f"{out} cannot be written ({error.strerror}); choose another directory")
 

@@ -30,7 +30,7 @@ Student = tuple[Array, Array, Array | None]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
     """What belongs to each of N rows; any leaf may be cut along its first axis."""
 
@@ -118,6 +118,8 @@ def _only(rows: Rows, fresh: Array) -> Rows:
     return dataclasses.replace(rows, live=rows.live & fresh)
 
 
+# Compiled by itself: the bodies of the loops are new functions at each call, which eager code compiled anew.
+@functools.partial(jax.jit, static_argnames=("settings", "wanted"), inline=True)
 def _run(
     settings: Settings, student: Student, rows: Rows, shared: Any, wanted: tuple[bool, ...] = ()
 ) -> tuple[Array, tuple[Array | None, ...]]:

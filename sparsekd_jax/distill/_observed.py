@@ -35,10 +35,9 @@ def require(plan: Plan, teacher: Any, tail: str | None) -> None:
     if get_divergence(plan.divergence) is not kl_from_logs:
         raise ValueError(f"divergence is {plan.divergence!r}; with a {seen} teacher it is 'forward-kl'")
     if plan.soften_student and type(plan.operator) is not PowerTransform:
-        name = getattr(plan.operator, "name", plan.operator)
         raise ValueError(
-            f"soften_student with operator {name} needs all classes of the teacher; with a {seen} soften the "
-            "targets only (soften_student=False), or both sides by power"
+            f"soften_student with operator {plan.operator_name} needs all classes of the teacher; with "
+            f"a {seen} soften the targets only (soften_student=False), or both sides by power"
         )
     if tail == "bounds" and (isinstance(teacher, Samples) or isinstance(plan.operator, TsallisSoftening)):
         raise ValueError(

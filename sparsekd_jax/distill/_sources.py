@@ -12,11 +12,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from sparsekd_jax._durable import fingerprint
-from sparsekd_jax._refusals import is_traced, refuse
+from sparsekd_jax._refusals import is_traced, refuse, whole
 from sparsekd_jax.distill._placement import Placement
 from sparsekd_jax.distill._program import Batch, epochs
 from sparsekd_jax.distill.losses import require_weights
-from sparsekd_jax.sparsity._arguments import whole
 
 
 class DataSet(Protocol):
@@ -143,31 +142,34 @@ def require_data(data: Any) -> None:
                 f"data is a {type(data).__name__} without {name}; pass data.Arrays(...) or Batches"
             )
     for half in _halves(data):
-        require_examples(half, getattr(data, f"{half}_inputs"), getattr(data, f"{half}_labels"))
+        require_examples(f"{half}_", getattr(data, f"{half}_inputs"), getattr(data, f"{half}_labels"))
 
 
-def require_examples(half: str, inputs: Any, labels: Any) -> None:
+def require_examples(prefix: str, inputs: Any, labels: Any) -> None:
     """Refuse inputs and labels that are not one label an example, labels that are no class ids, and NaN in
-    what is evaluated: argmax takes a row of NaN for class 0. (A training loss of NaN is found in the run.)"""
+    what is evaluated: argmax takes a row of NaN for class 0. (A training loss of NaN is found in the run.)
+
+    ``prefix``: of the names of the arguments, such as "train_".
+    """
     sizes, shape = np.shape(inputs), np.shape(labels)
     dtype = labels.dtype if hasattr(labels, "dtype") else np.asarray(labels).dtype
     if not sizes or sizes[0] == 0:
-        raise ValueError(f"{half}_inputs has shape {sizes}; give at least one example, [n, ...]")
+        raise ValueError(f"{prefix}inputs has shape {sizes}; give at least one example, [n, ...]")
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(
-            f"{half}_labels has dtype {dtype}; labels are class ids: of one-hot rows pass "
+            f"{prefix}labels has dtype {dtype}; labels are class ids: of one-hot rows pass "
             "labels.argmax(-1), of floats labels.astype(np.int32)"
         )
     if not shape or shape[0] != sizes[0]:
         raise ValueError(
-            f"{half}_labels has shape {shape} for {sizes[0]} examples; give one label each, in their order"
+            f"{prefix}labels has shape {shape} for {sizes[0]} examples; give one label each, in their order"
         )
-    if half == "train" or is_traced(inputs):
+    if prefix == "train_" or is_traced(inputs):
         return
     values = np.asarray(inputs)
     if jnp.issubdtype(values.dtype, jnp.floating):
         rows = np.isnan(values).any(axis=tuple(range(1, len(sizes))))
-        refuse(rows, f"{half}_inputs", lambda _: "holds NaN; fill it in, or leave the row out")
+        refuse(rows, f"{prefix}inputs", lambda _: "holds NaN; fill it in, or leave the row out")
 
 
 def require_halves(
@@ -192,15 +194,15 @@ def require_halves(
             f"layer {told} outputs, or correct num_classes"
         )
     train = first["labels"] if isinstance(data, Batches) else data.train_labels
-    require_classes("train", train, shape, who, first.get("weights"))
+    require_classes("train_", train, shape, who, first.get("weights"))
     for half in _halves(data):
         if half != "train":
             shape = shape_of(jnp.asarray(getattr(data, f"{half}_inputs")))
-            require_classes(half, getattr(data, f"{half}_labels"), shape, who)
+            require_classes(f"{half}_", getattr(data, f"{half}_labels"), shape, who)
     return shape[-1]
 
 
-def require_classes(half: str, labels: Any, logits: tuple[int, ...], who: str, weights: Any = None) -> None:
+def require_classes(prefix: str, labels: Any, logits: tuple[int, ...], who: str, weights: Any = None) -> None:
     """Refuse labels that are not one for each row of logits ``[n, ..., K]``, or not in ``[0, K)``.
 
     A label of weight 0 is padding, and may be anything.
@@ -208,8 +210,8 @@ def require_classes(half: str, labels: Any, logits: tuple[int, ...], who: str, w
     shape, num_classes = np.shape(labels), logits[-1]
     if shape[1:] != logits[1:-1]:
         raise ValueError(
-            f"{half}_labels has shape {shape}, and {who} gives logits of shape {logits} for them; give class "
-            f"ids of shape {(shape[0], *logits[1:-1])}: of one-hot rows pass labels.argmax(-1)"
+            f"{prefix}labels has shape {shape}, and {who} gives logits of shape {logits} for them; give "
+            f"class ids of shape {(shape[0], *logits[1:-1])}: of one-hot rows pass labels.argmax(-1)"
         )
     values = np.asarray(labels)
     if weights is not None:
@@ -219,7 +221,7 @@ def require_classes(half: str, labels: Any, logits: tuple[int, ...], who: str, w
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= num_classes:
         raise ValueError(
-            f"{half}_labels holds {low if low < 0 else high}, and {who} has classes in [0, {num_classes}): "
+            f"{prefix}labels holds {low if low < 0 else high}, and {who} has classes in [0, {num_classes}): "
             "count labels from 0, or give the model as many outputs"
         )
 

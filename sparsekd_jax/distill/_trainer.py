@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from sparsekd_jax import sparsity
+from sparsekd_jax._refusals import whole
 from sparsekd_jax.distill import _program
 from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import (
@@ -32,7 +33,7 @@ from sparsekd_jax.distill._sources import (
 from sparsekd_jax.distill.checkpoints import CheckpointStore, agreed
 from sparsekd_jax.distill.metrics import Tally
 from sparsekd_jax.distill.plan import Plan, Stage
-from sparsekd_jax.sparsity._arguments import require_optimizer, require_select, whole
+from sparsekd_jax.sparsity._arguments import require_optimizer, require_select
 from sparsekd_jax.sparsity.masks import named_leaves
 
 Progress = Callable[[int, int], None]

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from sparsekd_jax import _durable
-from sparsekd_jax.sparsity._arguments import whole
+from sparsekd_jax._refusals import whole
 
 FORMAT = 3
 _PREFIX = "step-"
@@ -29,7 +29,7 @@ class CheckpointError(RuntimeError):
     """A checkpoint that could not be written, or that must not be resumed; the message says what to do."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Saved:
     """What a checkpoint gives back: the position in the run, and its arrays in the order they were given."""
 

@@ -22,8 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sparsekd_jax._numerics import at_least_float32, entropy_density
-from sparsekd_jax._refusals import resembling
-from sparsekd_jax.sparsity._arguments import real
+from sparsekd_jax._refusals import real, resembling
 
 LogProbs = Float[Array, "*batch K"]
 PerRow = Float[Array, "*batch"]

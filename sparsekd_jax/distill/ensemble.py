@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from sparsekd_jax import sparsity
+from sparsekd_jax._refusals import whole
 from sparsekd_jax.distill import _program
 from sparsekd_jax.distill._sources import DataSet, require_in_memory
 from sparsekd_jax.distill._trainer import Progress
@@ -21,7 +22,6 @@ from sparsekd_jax.distill.loop import fit, run
 from sparsekd_jax.distill.many import run_many
 from sparsekd_jax.distill.plan import Plan
 from sparsekd_jax.distill.stages import stages
-from sparsekd_jax.sparsity._arguments import whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

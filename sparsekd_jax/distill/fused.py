@@ -10,16 +10,17 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from sparsekd_jax import simplex
 from sparsekd_jax._numerics import at_least_float32
-from sparsekd_jax._refusals import is_traced, refuse
+from sparsekd_jax._refusals import is_traced, refuse, whole
 from sparsekd_jax.distill import _fused_program as program
 from sparsekd_jax.distill.divergences import Divergence, get_divergence, kl_from_logs
 from sparsekd_jax.distill.losses import (
     Operator,
     WeightedSum,
-    _scale_exponent,
+    needs_labels,
     per_row,
     require_shares,
     require_weights,
+    scale_exponent,
 )
 from sparsekd_jax.distill.target_losses import require_tail_policy
 from sparsekd_jax.operators import PowerTransform
@@ -135,13 +136,13 @@ def linear_distillation_loss(
     batch, vocab_size = _require_student(student), student.vocab_size
     dtype = at_least_float32(student.hidden.dtype)
     metric = get_divergence(divergence)
-    exponent = 0 if scale is not None else _scale_exponent(operator, soften_student, divergence)
-    if isinstance(alpha, float | int) and alpha == 0:
+    exponent = 0 if scale is not None else scale_exponent(operator, soften_student, divergence)
+    if not needs_labels(alpha):
         labels = None
     elif labels is None:
         raise ValueError("labels are needed where alpha > 0: pass labels, or alpha=0")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}; it counts rows, at least 1")
+    if chunk_size is not None:
+        whole("chunk_size", chunk_size)
 
     t = per_row(temperature, "temperature", batch, dtype)
     if isinstance(operator, SofteningOperator):
@@ -163,11 +164,21 @@ def linear_distillation_loss(
     settings = program.Settings(
         metric, soften_student, tail, **program.sizes(len(hidden), hidden.shape[-1], vocab_size, chunk_size)
     )
-    own = operator if isinstance(operator, SofteningOperator) else jax.tree_util.Partial(operator)
     total = program.numerator(
-        settings, (hidden, student.matrix, student.bias), jax.tree.map(flat, rows), (teacher, own)
+        settings,
+        (hidden, student.matrix, student.bias),
+        jax.tree.map(flat, rows),
+        (teacher, _argument(operator, given, dtype)),
     )
     return WeightedSum(total, jnp.sum(w))
+
+
+def _argument(operator: Operator, given: Array | Softened, dtype: Any) -> Any:
+    """The operator as an argument of the program, whose α is then not known: its form is chosen before."""
+    if not isinstance(operator, SofteningOperator):
+        return jax.tree_util.Partial(operator)
+    one_dtype = isinstance(given, Softened) or at_least_float32(given.dtype) == dtype
+    return operator.to_compile(dtype) if one_dtype else operator
 
 
 def _require_linear(logits: LinearLogits, name: str) -> None:

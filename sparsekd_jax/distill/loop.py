@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from sparsekd_jax import sparsity
 from sparsekd_jax._durable import fingerprint
 from sparsekd_jax._numerics import at_least_float32
-from sparsekd_jax._refusals import is_traced, refuse
+from sparsekd_jax._refusals import is_traced, real, refuse, whole
 from sparsekd_jax.distill import _observed, _program
 from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import Batches, DataSet, require_classes, require_examples
@@ -22,11 +22,10 @@ from sparsekd_jax.distill._trainer import Progress, Row, Trainer
 from sparsekd_jax.distill.metrics import Tally
 from sparsekd_jax.distill.plan import Plan, Stage
 from sparsekd_jax.operators.base import Operator, SofteningOperator
-from sparsekd_jax.sparsity._arguments import real, whole
 from sparsekd_jax.targets import Dense, Samples, Target, TopK, soften
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Result:
     """What a run leaves.
 
@@ -319,10 +318,10 @@ def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array
     5.0
     """
     _program.require_module("model", model)
-    require_examples("test", inputs, labels)
+    require_examples("", inputs, labels)
     split, inputs = _program.split_for_evaluation(model), jnp.asarray(inputs)
     if not is_traced(inputs, labels):
-        require_classes("test", labels, _program.logits_shape("model", *split, inputs), "model")
+        require_classes("", labels, _program.logits_shape("model", *split, inputs), "model")
     return _program.evaluate_all(*split, inputs, jnp.asarray(labels))
 
 

@@ -14,10 +14,9 @@ from sparsekd_jax import simplex
 from sparsekd_jax._refusals import broadcasts_to, is_traced, refuse
 from sparsekd_jax.distill import divergences
 from sparsekd_jax.distill.divergences import Divergence
-from sparsekd_jax.distill.divergences import kl_from_logs as kl_from_logs
-from sparsekd_jax.operators._softening import on_rows
+from sparsekd_jax.operators._softening import log_on_rows
 from sparsekd_jax.operators.base import Operator as Operator
-from sparsekd_jax.operators.base import SofteningOperator, operator_name, require_operator
+from sparsekd_jax.operators.base import operator_name, require_operator
 
 # The slope r of F_T at the uniform distribution: 1/T where T multiplies the dual coordinates, 1/√T where it
 # divides the entropy deficit, which is quadratic there. 1/r² is T to the power below.
@@ -45,11 +44,7 @@ def soften_log_probs(
     >>> [round(x, 4) for x in log_q.tolist()]
     [-0.5596, -0.8473]
     """
-    if isinstance(operator, SofteningOperator):
-        return operator.log(log_probs, temperature)
-    off = jnp.isneginf(log_probs)
-    p = jnp.where(off, 0, jnp.exp(jnp.where(off, 0, log_probs)))
-    return simplex.safe_log(on_rows(operator, p, temperature))
+    return log_on_rows(operator, log_probs, temperature)
 
 
 def cross_entropy(
@@ -117,8 +112,8 @@ def gradient_scale(
         c, a positive number; asymptotically exact for logits small against 1 and against T.
 
     Raises:
-        ValueError: both sides are softened by an operator whose r, or compared by a divergence whose n, is
-            not derived here.
+        ValueError: T is not positive; both sides are softened by an operator whose r, or compared by a
+            divergence whose n, is not derived here.
 
     Reference:
         Hinton, Vinyals and Dean, arXiv 1503.02531, section 2.
@@ -130,10 +125,13 @@ def gradient_scale(
     >>> gradient_scale(power, 4.0, divergence="total-variation")
     4.0
     """
-    return float(temperature) ** _scale_exponent(operator, soften_student, divergence)
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}; it is one finite number > 0")
+    return float(temperature) ** scale_exponent(operator, soften_student, divergence)
 
 
-def _scale_exponent(operator: Any, soften_student: bool, divergence: str | Divergence) -> float:
+def scale_exponent(operator: Any, soften_student: bool, divergence: str | Divergence) -> float:
+    """The power of T that `gradient_scale` is."""
     require_operator(operator)
     if not soften_student:
         return 0
@@ -204,9 +202,9 @@ def distillation_loss(
             f"student_logits has shape {jnp.shape(student_logits)} and teacher_logits "
             f"{jnp.shape(teacher_logits)}; give both the same rows and classes, [..., K]"
         )
-    if labels is None and (is_traced(alpha) or np.any(np.asarray(alpha) > 0)):
+    if labels is None and needs_labels(alpha):
         raise ValueError("labels are needed where alpha > 0: pass labels, or alpha=0")
-    exponent = 0 if scale is not None else _scale_exponent(operator, soften_student, divergence)
+    exponent = 0 if scale is not None else scale_exponent(operator, soften_student, divergence)
     teacher_logits = divergences.blank_rows(jax.lax.stop_gradient(teacher_logits), mask)
     log_targets = soften_log_probs(operator, jax.nn.log_softmax(teacher_logits, axis=-1), temperature)
     own = operator if soften_student else None
@@ -233,6 +231,11 @@ def require_shares(alpha: ArrayLike) -> None:
             "alpha",
             lambda i: f"is {values[i]:g}; it is the weight of the hard labels, in [0, 1]",
         )
+
+
+def needs_labels(alpha: ArrayLike) -> bool:
+    """Whether some row has, or for all that is known may have, a weight of its hard label."""
+    return is_traced(alpha) or bool(np.any(np.asarray(alpha) > 0))
 
 
 def per_row(value: ArrayLike, name: str, batch: tuple[int, ...], dtype: Any) -> Array:

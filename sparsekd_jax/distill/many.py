@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from sparsekd_jax._numerics import at_least_float32
+from sparsekd_jax._refusals import whole
 from sparsekd_jax.distill import _program
 from sparsekd_jax.distill._sources import (
     DataSet,
@@ -26,7 +27,7 @@ from sparsekd_jax.distill.loop import Result, require_same_classes, teacher_logi
 from sparsekd_jax.distill.plan import Plan
 from sparsekd_jax.operators.base import SofteningOperator
 from sparsekd_jax.sparsity import Select, current_masks, is_kernel
-from sparsekd_jax.sparsity._arguments import require_optimizer, require_select, whole
+from sparsekd_jax.sparsity._arguments import require_optimizer, require_select
 
 
 def run_many(

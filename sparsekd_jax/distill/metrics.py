@@ -9,16 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sparsekd_jax._refusals import is_traced, require_level
+from sparsekd_jax._refusals import is_traced, require_level, whole
 from sparsekd_jax.distill.divergences import blank_rows, times, widened
 from sparsekd_jax.distill.losses import cross_entropy, require_weights
-from sparsekd_jax.sparsity._arguments import whole
 
 NUM_BINS = 15
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Tally:
     """Numerators and denominator of the metrics; ``a + b`` is the tally of both batches together.
 

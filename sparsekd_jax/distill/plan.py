@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from sparsekd_jax import operators, sparsity
+from sparsekd_jax._refusals import item, percent_hint, real, whole
 from sparsekd_jax.distill._choices import described, is_named, is_written, made
 from sparsekd_jax.distill.divergences import Divergence, get_divergence
 from sparsekd_jax.distill.losses import Operator
 from sparsekd_jax.operators.base import SofteningOperator, operator_name, require_operator
-from sparsekd_jax.sparsity._arguments import item, percent_hint, real, whole
 
 TEACHERS = ("original", "previous")
 DECAYS: dict[str, Callable[[float], float]] = {

@@ -1,14 +1,15 @@
 """Plans from a few numbers: how a sparsity, an effort and a temperature are shared out over stages."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from sparsekd_jax import operators
 from sparsekd_jax import sparsity as sparsity_room
+from sparsekd_jax._refusals import real, whole
 from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.distill.losses import Operator, gradient_scale
 from sparsekd_jax.distill.plan import Plan, Stage
-from sparsekd_jax.sparsity._arguments import real, whole
 
 
 def stages(
@@ -101,7 +102,7 @@ def stages(
         fields = {name: values[k] for name, values in own.items()}
         t = real("temperature", fields["temperature"])
         c = scale
-        if c is None and t > 0:  # a temperature of 0 or less is the stage's own error
+        if c is None and 0 < t < math.inf:  # any other temperature is the stage's own error
             c = gradient_scale(op, t, soften_student=soften_student, divergence=divergence)
         try:
             made.append(

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sparsekd_jax._refusals import resembling
+from sparsekd_jax import simplex
+from sparsekd_jax._refusals import resembling, whole
 from sparsekd_jax.distill import divergences
 from sparsekd_jax.distill.divergences import kl_from_logs
 from sparsekd_jax.targets import Softened
@@ -95,7 +96,7 @@ def target_divergence(
     dtype = max(z.dtype, softened.log_probs.dtype, key=lambda d: d.itemsize)
     z = z.astype(dtype)
     softened = jax.lax.stop_gradient(softened)
-    log_q, log_t = softened.log_probs.astype(dtype), _log(softened.tail_mass.astype(dtype))
+    log_q, log_t = softened.log_probs.astype(dtype), simplex.safe_log(softened.tail_mass.astype(dtype))
     if softened.ids is None:
         distance = kl_from_logs(_blank(log_q, mask), jax.nn.log_softmax(z, axis=-1))
         return distance if mask is None else jnp.where(mask, distance, 0)
@@ -116,7 +117,7 @@ def target_divergence(
             log_q = _normalized(log_q)
             gap = kl_from_logs(log_q, _normalized(z_seen)) + log_tail - (log_head - log_z)
             t = _nearest_tail(jax.lax.stop_gradient(gap), softened)
-            log_q, log_t = log_q + _log(1 - t)[..., None], _log(t)
+            log_q, log_t = log_q + simplex.safe_log(1 - t)[..., None], simplex.safe_log(t)
     else:
         log_z = _log_sum(z)
         m = softened.num_unseen.astype(dtype)
@@ -194,8 +195,7 @@ def _draw(softened: Softened, key: PRNGKeyArray | None, count: int) -> Int[Array
     """Unseen ids, uniform with replacement: the u-th unseen one is u plus the observed ids at or below it."""
     if key is None:
         raise ValueError("tail 'sampled' needs a key: pass key=jax.random.key(...), a new one each step")
-    if count < 1:
-        raise ValueError(f"num_sampled must be at least 1, got {count}")
+    whole("num_sampled", count)
     assert softened.ids is not None
     size = softened.vocab_size
     observed = jnp.sort(jnp.where(softened.ids < 0, 2 * size, softened.ids), axis=-1)
@@ -206,11 +206,6 @@ def _draw(softened: Softened, key: PRNGKeyArray | None, count: int) -> Int[Array
     u = jax.random.randint(key, (*m.shape[:-1], count), 0, m, dtype=observed.dtype)
     skipped = jnp.sum(before[..., None, :] <= u[..., None], axis=-1).astype(u.dtype)
     return jnp.minimum(u + skipped, size - 1)
-
-
-def _log(x: Array) -> Array:
-    """log x, −inf at 0, with gradient 0 there."""
-    return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), -jnp.inf)
 
 
 def _log_sum(x: Array) -> Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from sparsekd_jax import simplex
 from sparsekd_jax.operators.base import Operator, SofteningOperator, require_operator
 
 
@@ -25,6 +26,17 @@ def on_rows(
         q = jnp.vectorize(operator, signature="(k),()->(j)")(rows, t)
     _require_classes(rows.shape[-1], q.shape[-1])
     return q
+
+
+def log_on_rows(
+    operator: Operator, log_rows: Float[Array, "*batch K"], temperature: ArrayLike
+) -> Float[Array, "*batch K"]:
+    """log F_T of rows given as logarithms: by an operator's own log entry, else through probabilities."""
+    if isinstance(operator, SofteningOperator):
+        return operator.log(log_rows, temperature)
+    off = jnp.isneginf(log_rows)
+    p = jnp.where(off, 0, jnp.exp(jnp.where(off, 0, log_rows)))
+    return simplex.safe_log(on_rows(operator, p, temperature))
 
 
 def soften(operator: Operator, p: Float[np.ndarray, "N K"], temperature: float) -> Float[np.ndarray, "N K"]:

@@ -18,7 +18,7 @@ from jax.experimental import checkify
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from sparsekd_jax import simplex
-from sparsekd_jax._numerics import fewest_digits
+from sparsekd_jax._numerics import at_least_float32, fewest_digits
 from sparsekd_jax._refusals import broadcasts_to, is_traced, refuse
 from sparsekd_jax.operators._rows import centred_log, centred_logits
 
@@ -337,7 +337,7 @@ def _unflatten(cls: type[SofteningOperator], static: tuple, leaves: Iterable[Any
 
 def _apply(entry: str, op: SofteningOperator, x: ArrayLike, temperature: ArrayLike) -> Array:
     x = jnp.asarray(x)
-    compute_dtype = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
+    compute_dtype = at_least_float32(x.dtype)
     t = broadcast_temperature(op, temperature, x.shape[:-1], compute_dtype)
     q, converged = _run(entry, op.to_compile(compute_dtype), x, t)
     if converged is not None:

@@ -1,12 +1,9 @@
 """How choices and functions are passed: by name, and with only the arguments that a function asks for."""
 
 import inspect
-import operator
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
-
-import numpy as np
 
 from sparsekd_jax._refusals import resembling
 
@@ -42,30 +39,6 @@ def call_with(function: Callable[..., Any], first: Any, remedies: Mapping[str, s
     return function(first, **given)
 
 
-def whole(argument: str, number: Any, least: float = 1) -> int:
-    """The number, refused where it is not whole or is below the least."""
-    try:
-        value = operator.index(number)
-    except TypeError:
-        raise TypeError(f"{argument} must be a whole number (an int), got {number!r}") from None
-    if value < least:
-        raise ValueError(f"{argument} must be at least {least}, got {value}")
-    return value
-
-
-def real(argument: str, number: Any) -> float:
-    """A number, also of numpy or jax, as Python's; refused where it is none, or several."""
-    value = item(number)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{argument} is {number!r}; give one number, such as {argument}=0.5")
-    return float(value)
-
-
-def item(value: Any) -> Any:
-    """What a scalar of numpy or jax holds, so that JSON can say it."""
-    return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
-
-
 def require_optimizer(argument: str, optimizer: Any) -> None:
     """Refuse what is no optax transformation: a learning rate, a factory, an ``nnx.Optimizer``."""
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
@@ -96,8 +69,3 @@ def require_select(where: Any) -> None:
 
 def _kind(value: Any) -> str:
     return value.__name__ if hasattr(value, "__name__") else f"a {type(value).__name__}"
-
-
-def percent_hint(share: float) -> str:
-    """The question to ask of a share given in percent."""
-    return f"; did you mean {share / 100:g}?" if 1.0 < share < 100.0 else ""

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from sparsekd_jax.sparsity._arguments import percent_hint
+from sparsekd_jax._refusals import percent_hint
 from sparsekd_jax.sparsity._trees import map_masks
 
 Pattern = Callable[[PyTree, float], PyTree]

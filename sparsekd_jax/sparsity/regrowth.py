@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 from jaxtyping import Array, Float, PyTree
 
-from sparsekd_jax.sparsity._arguments import percent_hint
+from sparsekd_jax._refusals import percent_hint
 from sparsekd_jax.sparsity._trees import map_masks, over_all, require_like, within
 from sparsekd_jax.sparsity.masks import apply_masks
 from sparsekd_jax.sparsity.patterns import ranked

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 
-from sparsekd_jax.sparsity._arguments import call_with, named, percent_hint, whole
+from sparsekd_jax._refusals import percent_hint, whole
+from sparsekd_jax.sparsity._arguments import call_with, named
 
 Schedule = Callable[..., float]
 """Maps the share of the stages begun, k/n in (0, 1], to the share of the final sparsity reached.

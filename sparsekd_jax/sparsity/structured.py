@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from sparsekd_jax.sparsity._arguments import whole
+from sparsekd_jax._refusals import whole
 from sparsekd_jax.sparsity._trees import path_name, widened
 from sparsekd_jax.sparsity.patterns import count_to_drop, keep_best
 

@@ -10,8 +10,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
 from sparsekd_jax._refusals import is_traced
-from sparsekd_jax.operators._softening import on_rows
-from sparsekd_jax.operators.base import Operator, SofteningOperator
+from sparsekd_jax.operators._softening import log_on_rows
+from sparsekd_jax.operators.base import Operator
 from sparsekd_jax.targets.revealed import PADDING, Dense, Samples, TopK
 
 
@@ -149,9 +149,7 @@ def _softened_log(operator: Operator, target: Dense | ArrayLike, temperature: Ar
     simplex.require_log_probabilities(log_p, "target")
     if log_p.dtype.itemsize < 4:  # a row is the distribution that it represents; rounding took it off Σ = 1
         log_p = jax.nn.log_softmax(log_p.astype(jnp.float32), axis=-1)
-    if isinstance(operator, SofteningOperator):
-        return operator.log(log_p, temperature)
-    return simplex.safe_log(on_rows(operator, jnp.exp(log_p), temperature))
+    return log_on_rows(operator, log_p, temperature)
 
 
 @functools.partial(jax.jit, static_argnums=3)

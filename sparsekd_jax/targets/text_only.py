@@ -120,7 +120,7 @@ def jackknife(operator: Operator, counts: Counts, temperature: float) -> Float[n
     return value.reshape(table.shape)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TargetInterval:
     """A softened target from text with an interval for each of its coordinates.
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from sparsekd_jax import simplex
 from sparsekd_jax._refusals import refuse, require_level
 from sparsekd_jax.theory import _terms
+from sparsekd_jax.theory._rows import distributions
 from sparsekd_jax.theory._terms import LeftOut, Loss, Terms, terms
 from sparsekd_jax.theory.intervals import Estimate, Spread, of_difference, one_way, two_way, with_quantile
 
@@ -29,7 +29,7 @@ ROUNDING = 1e-12
 """An advantage below this is the rounding of equal risks, not a reason to prefer either student."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Decomposition:
     """Squared bias, variance and risk of an ensemble, averaged over the examples.
 
@@ -95,7 +95,7 @@ class Decomposition:
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
     """Whether a sparse student beats a dense one: ΔVar against ΔBias².
 
@@ -311,14 +311,12 @@ def _ensemble(probs: ArrayLike, name: str, loss: Loss) -> np.ndarray:
     shape = np.shape(probs)
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"{name} has shape {shape}; it is [members, examples, classes]")
-    simplex.require_probabilities(probs, name)
+    values = distributions(probs, name)
     if shape[0] == 1:
         raise ValueError(
             f"{name} holds one member, which has no variance and hides its bias: retrain on at least 2 "
             "resamples of the training data (intervals need 3, decisions more)"
         )
-    values = np.asarray(probs).astype(np.float64)
-    values /= values.sum(-1, keepdims=True)
     if loss == "kl":
         # XLA flushes subnormals to 0: they have no logarithm either.
         zero = values < np.finfo(np.float64).tiny
@@ -355,9 +353,7 @@ def _reference(
             raise ValueError(
                 f"truth has shape {np.shape(truth)}; for these students it is {(n, num_classes)}"
             )
-        simplex.require_probabilities(truth, "truth")
-        known = np.asarray(truth).astype(np.float64)
-        return known / known.sum(-1, keepdims=True), "truth"
+        return distributions(truth, "truth"), "truth"
     if examples == "fixed":
         raise ValueError(
             "labels are a sample even where the examples are not, so members alone give no interval: leave "

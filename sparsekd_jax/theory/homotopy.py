@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from sparsekd_jax import simplex, sparsity
 from sparsekd_jax._numerics import at_least_float32, safe_sqrt
+from sparsekd_jax._refusals import whole
 
 
 def root_jensen_shannon(p: Float[Array, "*batch K"], q: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
@@ -341,6 +342,7 @@ def barrier(
     """
     if points < 3:
         raise ValueError(f"points must be at least 3, two ends and something between, got {points}")
+    whole("points", points)
     structures: list[Any] = [jax.tree.structure(start), jax.tree.structure(end)]
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (start, end)]
     if structures[0] != structures[1] or shapes[0] != shapes[1]:
@@ -439,6 +441,8 @@ def modulus_of_continuity(
     _metric(distance)
     if num_steps < 2 or num_points < 1:
         raise ValueError(f"num_steps = {num_steps} and num_points = {num_points} make no grid")
+    whole("num_steps", num_steps)
+    whole("num_points", num_points)
     if not 0.0 < largest_step < up_to <= 1.0:
         raise ValueError(
             f"largest_step = {largest_step:g} must lie in (0, up_to), up_to = {up_to:g} in (0, 1]"

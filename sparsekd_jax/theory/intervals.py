@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from sparsekd_jax._refusals import require_level
+from sparsekd_jax._refusals import require_level, whole
 
 MIN_BOOTSTRAP_MEMBERS = 50
 """Fewer members than this, and the percentile bootstrap covers far less than it says."""
@@ -215,11 +215,12 @@ def percentile_bootstrap(
         )
     if resamples < 2:
         raise ValueError(f"resamples is {resamples}; quantiles need at least 2, 1000 is usual")
+    whole("resamples", resamples)
     values = jnp.asarray(members)
-    whole = jnp.asarray(statistic(values))
-    if whole.ndim:
+    on_all = jnp.asarray(statistic(values))
+    if on_all.ndim:
         raise ValueError(
-            f"statistic returns shape {whole.shape}; it returns a scalar of one array of members"
+            f"statistic returns shape {on_all.shape}; it returns a scalar of one array of members"
         )
 
     @jax.jit
@@ -230,7 +231,7 @@ def percentile_bootstrap(
         return jax.lax.map(draw, keys, batch_size=64)
 
     drawn = np.asarray(resampled(jax.random.split(key, resamples)), np.float64)
-    value = float(whole)
+    value = float(on_all)
     if not (np.isfinite(drawn).all() and np.isfinite(value)):
         raise ValueError("statistic is not finite on some resample; a statistic must be defined on all")
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])

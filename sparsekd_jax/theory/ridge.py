@@ -17,7 +17,7 @@ from sparsekd_jax import simplex
 from sparsekd_jax._refusals import is_traced, refuse
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ExactTerms:
     """The Brier terms of a linear student, with no sampling in them; ``risk = bias_squared + variance``.
 
@@ -38,7 +38,7 @@ class ExactTerms:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LinearStudent:
     """A student that is a fixed matrix times its training targets.
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from sparsekd_jax._refusals import whole
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.operators.base import operator_name
@@ -30,7 +31,7 @@ MIN_EXPECTED_COUNT = 5
 _ESTIMATORS = {"plug-in": text_only.plug_in, "jackknife": text_only.jackknife}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Bias:
     """How far the expectation of a target from N labels is from the target.
 
@@ -90,6 +91,8 @@ def bias(
         raise ValueError(f"estimator is {estimator!r}; it is one of {', '.join(map(repr, _ESTIMATORS))}")
     if num_draws < 1 or draws < 2:
         raise ValueError(f"num_draws is {num_draws} and draws {draws}; they are at least 1 and 2")
+    whole("num_draws", num_draws)
+    whole("draws", draws)
     rows = rows_of(operator, p, temperature)
     shape, flat = rows.shape, rows.reshape(-1, rows.shape[-1])
     truth = soften(operator, flat, temperature)
@@ -133,7 +136,7 @@ def expected_error(
     """
     _require_error(error)
     row = _one_row(operator, p, temperature)
-    counts, chances = outcomes_of(row[None], num_draws)
+    counts, chances = outcomes_of(row[None], whole("num_draws", num_draws))
     gaps = text_only.plug_in(operator, counts, temperature) - soften(operator, row[None], temperature)
     if error == "tv":
         return float(chances[0] @ np.abs(gaps).sum(-1)) / 2
@@ -224,7 +227,7 @@ def samples_needed(
             "allows, so its plug-in has no expected error. Take another family"
         )
     if num_classes is not None:  # the temperature is looked at with a row
-        rows_of(operator, np.full(num_classes, 1 / num_classes), temperature)
+        rows_of(operator, np.full(whole("num_classes", num_classes), 1 / num_classes), temperature)
     row = None if p is None else _one_row(operator, p, temperature)
     k = num_classes if row is None else len(row)
     assert k is not None
@@ -245,7 +248,7 @@ def samples_needed(
     return Advice(max(1, math.ceil(needed * (1 - 1e-12))), error, epsilon, method, row is None)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LeastBias:
     """The estimator from N labels of two classes with the smallest worst bias.
 
@@ -293,6 +296,8 @@ def least_bias(operator: Operator, temperature: float, num_draws: int, *, points
         raise ValueError(f"points is {points}; the grid of p has at least its two ends")
     if not 1 <= num_draws <= 30:
         raise ValueError(f"num_draws is {num_draws}; the linear program is trusted for N from 1 to 30")
+    whole("num_draws", num_draws)
+    whole("points", points)
     first = np.sin(np.linspace(0, np.pi / 2, points)) ** 2
     grid = np.stack([first, 1 - first], axis=1)
     _, chances = outcomes_of(grid, num_draws)

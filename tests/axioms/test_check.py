@@ -199,6 +199,7 @@ def test_a_report_is_a_function_of_its_arguments():
     first = check(TWINS["A3"], laws=("A3",), num_classes=(3,), budget=QUICK)
     again = check(TWINS["A3"], laws=("A3",), num_classes=(3,), budget=QUICK)
     assert first.to_json() == again.to_json()
+    assert repr(first) == f"Report({first.summary()})"
 
 
 def test_verdicts_without_the_known_witnesses():
@@ -248,6 +249,7 @@ def test_report_forms():
     assert "interior: BROKEN" in text
     assert str(witness) in text
     html = page([report])
+    assert report.to_html() == html
     assert "<script src" not in html
     assert 'href="http' not in html
     assert "never_identity" in html

@@ -42,6 +42,13 @@ def test_bad_arguments_are_refused_with_a_remedy(changed, error, words):
         linear_distillation_loss(student, teacher, **arguments)
 
 
+@pytest.mark.parametrize("alpha", [0, np.float32(0), np.zeros(N), jnp.zeros(())])
+def test_no_labels_are_needed_at_weight_0(alpha):
+    student, teacher, _, _ = problem(14, dtype=np.float32)
+    loss = functools.partial(linear_distillation_loss, student, teacher, operator=POWER, temperature=2.0)
+    assert float(loss(alpha=alpha).mean) == float(loss().mean)
+
+
 def test_bad_targets_are_refused_with_a_remedy():
     student, teacher, _, weights = problem(15, dtype=np.float32)
     options = {"operator": POWER, "temperature": 2.0}

@@ -343,6 +343,15 @@ def test_bad_arguments_are_named():
         distill.run(mlp(1), jnp.zeros((59, 3)), BLOBS, PLAN, seed=0, **SETTINGS)
     with pytest.raises(ValueError, match="steps"):
         distill.fit(mlp(1), BLOBS, steps=0, seed=0, **SETTINGS)
+    inputs, labels = BLOBS.test_inputs, BLOBS.test_labels
+    for changed, message in (
+        ({"labels": np.eye(3)[labels]}, "^labels has dtype float64"),
+        ({"labels": labels + 1}, "^labels holds 3"),
+        ({"labels": labels[:-1]}, "^labels has shape"),
+        ({"inputs": np.where(inputs > 0, np.nan, inputs)}, "^inputs, row 0: holds NaN"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            distill.evaluate(mlp(0), **{"inputs": inputs, "labels": labels, **changed})
 
 
 @pytest.mark.parametrize("before", [[], [optax.clip(1.0)]])

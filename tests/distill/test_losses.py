@@ -187,6 +187,9 @@ def test_a_plain_function_is_an_operator():
         distill.distillation_loss(student, teacher, operator=plain, temperature=2.0)
     with pytest.raises(TypeError, match=r"operators.parse\('power'\)"):
         distill.gradient_scale("power", 2.0)
+    for temperature in (0.0, -4.0, np.nan, np.inf):  # √(−4) would be a complex scale
+        with pytest.raises(ValueError, match="temperature is"):
+            distill.gradient_scale(operators.EntropyProjection(), temperature, divergence="total-variation")
     with pytest.raises(ValueError, match="labels"):
         distill.distillation_loss(student, teacher, operator=make("power"), temperature=2.0, alpha=0.5)
 

@@ -249,6 +249,24 @@ def test_samples_give_an_unbiased_gradient():
         target_divergence(many, soft, "bounds")
 
 
+@pytest.mark.parametrize(
+    ("tail", "fields"),
+    [
+        ("uniform", ("tail_mass",)),
+        ("bucket", ("tail_mass",)),
+        ("sampled", ("tail_mass",)),
+        ("bounds", ("tail_lower", "tail_upper")),
+    ],
+)
+def test_a_tail_that_is_nan_is_no_tail_of_0(tail, fields):
+    """As a tail of 0 it would leave a divergence below 0, of a target that does not sum to 1."""
+    _, seen = teacher()
+    soft = soften(POWER, seen, 2.0)
+    broken = dataclasses.replace(soft, **{name: getattr(soft, name).at[3].set(jnp.nan) for name in fields})
+    value = target_divergence(jnp.asarray(student()), broken, tail, key=jax.random.key(0))
+    assert np.isnan(value).tolist() == [False, False, False, True, False]
+
+
 @pytest.mark.parametrize("tail", POLICIES)
 def test_masked_rows_reach_no_value_and_no_gradient(tail):
     _, seen = teacher()

@@ -67,7 +67,7 @@ DISTILL = [
         "NaN to be evaluated on",
         lambda: distill.evaluate(mlp(), np.full((2, 8), np.nan, np.float32), np.zeros(2, np.int32)),
         ValueError,
-        "test_inputs, row 0: holds NaN",
+        "^inputs, row 0: holds NaN",
         "fill it in",
     ),
     (

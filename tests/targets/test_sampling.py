@@ -109,6 +109,16 @@ def test_a_token_without_mass_is_never_drawn():
     assert (mass[drawn] > 0).all()
 
 
+def test_cumulative_sums_never_fall_and_stay_level_at_zeros():
+    """As jnp.cumsum alone does not, of a few thousand tokens."""
+    mass = np.random.default_rng(1).dirichlet(np.full(30_000, 0.05)).astype(np.float32)
+    mass[::2] = 0
+    plain, ours = (np.diff(jax.jit(f)(jnp.asarray(mass))) for f in (jnp.cumsum, sampling._cumulative))
+    assert (plain < 0).any()
+    assert (ours >= 0).all()
+    assert not ours[mass[1:] == 0].any()
+
+
 def test_tokens_below_the_rounding_of_one_are_drawn_in_their_share():
     """1e-9 each beside a token of nearly 1: a single float32 sum cannot tell them apart, blocks can."""
     mass = np.full(10_000, 1e-9, np.float32)

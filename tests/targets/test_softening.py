@@ -252,6 +252,7 @@ def test_rows_without_a_tail_and_with_padding():
     [
         (-0.1, "tail_error: is -0.1; how far a mass may be off is ≥ 0"),
         (np.array([0.1, np.nan]), "tail_error, row 1: is nan"),
+        (np.zeros((1, 2)), r"tail_error has shape \(1, 2\); give"),
         (np.zeros(3), r"tail_error has shape \(3,\); give a scalar or one a row, \(2,\)"),
     ],
 )

@@ -400,6 +400,14 @@ def test_probabilities_of_any_dtype_are_read_in_float64():
     assert narrow.variance_map.dtype == np.float64
 
 
+def test_lists_are_read_as_arrays_of_float64():
+    probs, truth = distributions(0, 4, 5, 3), distributions(1, 5, 3)
+    assert str(decompose(probs.tolist(), truth=truth.tolist())) == str(decompose(probs, truth=truth))
+    assert str(compare(probs.tolist(), probs[::-1].tolist(), truth=truth.tolist())) == str(
+        compare(probs, probs[::-1], truth=truth)
+    )
+
+
 UNIFORM, LABELS = np.full((3, 4, 2), 0.5), np.zeros(4, np.int64)
 
 

@@ -350,6 +350,8 @@ def test_classes_are_single_linkage_and_say_how_wide_they_are():
     assert exact.gaps[0, 1] == pytest.approx(gap(POWER, MIXTURE, p, x, 2.0).value, rel=1e-12)
     assert exact.diameters[0] == 0
     assert exact.diameters[1] < 1e-14
+    escort = lambda p, t: p ** (1 / t) / (p ** (1 / t)).sum()  # noqa: E731
+    assert classes([operators.get("power"), escort], p, x, 2.0, 1e-12).classes == (("power", "<lambda>"),)
     assert classes(named, p, x, 2.0, 10.0).classes == (("power", "mixture", "tsallis(2)"),)
     # A chain: neighbours within the tolerance, its ends not.
     chain = {f"T{t}": MIXTURE for t in (2.0, 2.1, 2.2, 5.0)}

@@ -197,15 +197,14 @@ def test_composition_at_its_edges():
     assert str(compose(0.5, 10, 0.0)) == "10 labels: ε = 5 at δ = 0 (basic 5)"
     for arguments, message in (
         ((math.inf, 1, 0.1), "epsilon is inf"),
-        ((1.0, 0, 0.1), "num_labels is 0"),
-        ((1.0, 2.5, 0.1), "num_labels is 2.5"),
+        ((1.0, 0, 0.1), "num_labels must be at least 1, got 0"),
         ((1.0, 1, 1.0), "delta is 1"),
     ):
         with pytest.raises(ValueError, match=message):
             compose(*arguments)
-    with pytest.raises(ValueError, match="num_classes is 1"):
+    with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
         compose(1.0, 1, 0.1, num_classes=1)
-    with pytest.raises(ValueError, match=r"num_classes is 2\.5"):
+    with pytest.raises(TypeError, match=r"num_classes must be a whole number \(an int\), got 2\.5"):
         compose(1.0, 1, 0.1, num_classes=2.5)
 
 

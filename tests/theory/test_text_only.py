@@ -192,6 +192,8 @@ def test_a_bound_is_kept_at_every_p(operator, error):
 def test_for_the_mixture_the_rmse_needs_exactly_that_many():
     advice = samples_needed(MIXTURE, 2.0, 0.02, num_classes=2, error="rmse")
     assert advice.num_draws == 157  # 1/(4 T² ε²) = 156.25
+    # (K − 1)/(4 T² ε²) = 15, which rounding puts above 15.
+    assert samples_needed(MIXTURE, 2.0, 0.25, num_classes=16, error="tv").num_draws == 15
     assert expected_error(MIXTURE, [0.5, 0.5], 2.0, 157, error="rmse") <= 0.02
     assert expected_error(MIXTURE, [0.5, 0.5], 2.0, 156, error="rmse") > 0.02
     assert samples_needed(MIXTURE, 2.0, 0.02, p=[0.5, 0.5], error="rmse", method="exact").num_draws == 157

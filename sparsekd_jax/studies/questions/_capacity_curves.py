@@ -20,7 +20,7 @@ REFERENCE = "power"
 OTHERS = tuple(name for name in OPERATORS if name != REFERENCE)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Capacity:
     """Gaps to the reference operator, relative to the signal, as features are added.
 

@@ -23,7 +23,7 @@ TOTAL = 32
 """Steps in all under the other budget: few enough that what is left is not rounding."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Curves:
     """e_n on digits for n = 1, 2, 4, …: both budgets, ``[operator, subset, n]``, with their bounds.
 

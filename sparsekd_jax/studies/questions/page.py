@@ -24,8 +24,6 @@ def write_answers(answers: Sequence[Answer], out: str | Path, *, command: str) -
     Raises:
         OSError: the directory cannot be written.
     """
-    import matplotlib as mpl
-
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     described = [answer.describe() for answer in answers]
@@ -47,10 +45,7 @@ def write_answers(answers: Sequence[Answer], out: str | Path, *, command: str) -
         for picture in answer.pictures:
             name = f"{picture.name}.svg"
             paths[name] = folder / name
-            # Without a fixed salt and with a date, two runs of one seed would write two different files.
-            with mpl.rc_context({"svg.hashsalt": "sparsekd"}):
-                metadata = {"Date": None, "Creator": None}
-                picture.figure.savefig(paths[name], bbox_inches="tight", metadata=metadata)
+            _page.write_svg(picture.figure, paths[name])
     return paths
 
 

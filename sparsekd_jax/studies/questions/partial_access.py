@@ -108,10 +108,10 @@ def _soften(name: str, p: np.ndarray, temperature: float) -> np.ndarray:
     return soften(operators.parse(name), p, temperature)
 
 
-def _worst_bias(name: str, temperature: float, samples: int = 6) -> float:
-    """Largest ``|E F(p̂) − F(p)|`` over a grid of p of three classes, all outcomes summed."""
+def _worst_bias(name: str, temperature: float) -> float:
+    """Largest ``|E F(p̂) − F(p)|`` of 6 labels over a grid of p of three classes, all outcomes summed."""
     grid = np.array([(i, j, 12 - i - j) for i in range(1, 11) for j in range(1, 12 - i)]) / 12
-    return text_only.bias(operators.parse(name), grid, temperature, samples).worst
+    return text_only.bias(operators.parse(name), grid, temperature, 6).worst
 
 
 _LISTED = np.array([0.4, 0.2])

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from sparsekd_jax import _durable
+from sparsekd_jax._refusals import whole
 from sparsekd_jax.targets.cache import columns as _columns
 from sparsekd_jax.targets.cache.columns import Columns
 from sparsekd_jax.targets.cache.manifest import DTYPES, NAME, CacheError, Manifest, Provenance, Shard
@@ -52,8 +53,8 @@ class Writer:
         _columns.pyarrow()
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        if shard_rows is not None and shard_rows < 1:
-            raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
+        if shard_rows is not None:
+            whole("shard_rows", shard_rows)
         self.path, self.provenance, self.dtype = Path(path).absolute(), provenance, dtype
         self._shard_rows = shard_rows
         self._manifest: Manifest | None = None

@@ -58,7 +58,6 @@ def _get(value: Any, *names: str) -> Any:
 
 
 _ASK_CHAT = "ask the server for logprobs=true and top_logprobs=k"
-_ASK_IDS = "log the server's own answer, unchanged"
 _LLAMA = (
     "set n_probs=k, and post_sampling_probs=false: probabilities after sampling are of another distribution"
 )

@@ -36,7 +36,7 @@ class Problem(Exception):
         self.field, self.what, self.remedy, self.reason = field or "the record", what, remedy, reason
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(slots=True, eq=False)
 class Record:
     """One record, as columns over its positions and over the tokens listed at them.
 

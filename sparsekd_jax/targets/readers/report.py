@@ -24,7 +24,7 @@ _MEANING = {
 }
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Report:
     """Counts over a log; pass one to `read_targets` to have it filled.
 
@@ -80,6 +80,10 @@ class Report:
         place = int(np.searchsorted(np.cumsum(self._tails), max(fraction * total, 1)))
         return float(10.0 ** (place / _PER_DECADE - _DECADES)) if place else 0.0
 
+    def _quantiles(self) -> dict[float, float]:
+        """Of the tails that were looked at: `read_samples` counts positions and looks at none."""
+        return {q: self.tail_quantile(q) for q in (0.05, 0.5, 0.95)} if self._tails.any() else {}
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values."""
         return {
@@ -88,7 +92,7 @@ class Report:
             "forms": dict(self.forms),
             "listed": {str(k): n for k, n in sorted(self.listed.items())},
             **{name: self.counts[name] for name in _MEANING},
-            "tail_mass": {str(q): self.tail_quantile(q) for q in (0.05, 0.5, 0.95)} if self.positions else {},
+            "tail_mass": {str(q): tail for q, tail in self._quantiles().items()},
             "refused": {
                 reason: {"records": count, "first_line": line, "message": message}
                 for reason, (count, line, message) in self.refused.items()
@@ -101,8 +105,8 @@ class Report:
         if self.listed:
             common = ", ".join(f"{k} ({n})" for k, n in sorted(self.listed.items())[:12])
             out.append(f"tokens listed at a position: {common}{', …' if len(self.listed) > 12 else ''}")
-        if self.positions:
-            low, middle, high = (self.tail_quantile(q) for q in (0.05, 0.5, 0.95))
+        if tails := self._quantiles():
+            low, middle, high = tails.values()
             out.append(f"tail mass: 5 % {low:.3g}, median {middle:.3g}, 95 % {high:.3g}")
         out += [f"{self.counts[name]} {meaning}" for name, meaning in _MEANING.items() if self.counts[name]]
         for reason, (count, line, message) in self.refused.items():

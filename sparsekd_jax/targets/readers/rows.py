@@ -12,7 +12,7 @@ from sparsekd_jax.targets.readers.temperature import TOLERANCE, undo
 from sparsekd_jax.targets.revealed import PADDING
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Rows:
     """Positions with something seen, each a row: ids and log-probabilities in falling order, then padding.
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from sparsekd_jax._refusals import whole
 from sparsekd_jax.targets.readers import forms, lines
 from sparsekd_jax.targets.readers.records import LogError, Problem, Record
 from sparsekd_jax.targets.readers.report import Report
@@ -217,6 +218,7 @@ def read_targets(
     for name, number in (("k", k), ("batch_size", batch_size)):
         if number < 1:
             raise ValueError(f"{name} is {number}; it is at least 1")
+        whole(name, number)
     if unknown not in ("error", "tail"):
         raise ValueError(f"unknown is {unknown!r}; it is 'error' or 'tail'")
     if not 0 < applied_temperature < np.inf:

@@ -16,7 +16,7 @@ from sparsekd_jax.theory.convergence.tracking import TrackingBound, follow
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PenaltyPath:
     """From a dense student to a sparse one: kept weights trained, removed ones held at ``(1 − λ)w_D``.
 
@@ -143,7 +143,7 @@ def penalty_path(
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TrackedPath:
     """What n stages of gradient descent did on a `PenaltyPath`, against the exact minimisers.
 

@@ -15,7 +15,7 @@ _ITERATIONS = 60
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Fit:
     """A minimiser as found, and how near it is to the true one.
 
@@ -32,7 +32,7 @@ class Fit:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class SoftmaxRegression:
     """``f(w) = mean cross-entropy of softmax(Xw) to the targets + (μ/2)‖w‖²``, the student side unsoftened.
 

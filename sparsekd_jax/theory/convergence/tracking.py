@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from sparsekd_jax._refusals import is_traced
+from sparsekd_jax._refusals import is_traced, whole
 
 _MOST_STAGES = 2**1000
 
@@ -175,7 +175,8 @@ class TrackingBound:
             n >= 1 and total_steps >= 1 and total_steps % n == 0,
             f"n is {n}, total_steps {total_steps}; stages of equal length need an n that divides total_steps",
         )
-        return float(dataclasses.replace(self, m=total_steps // n).error(n))
+        steps = whole("total_steps", total_steps) // whole("n", n)
+        return float(dataclasses.replace(self, m=steps).error(n))
 
     def best_stages(self, total_steps: int) -> int:
         """The divisor n of ``total_steps`` with the smallest `error_at_total`, the fewest stages at a tie.

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from sparsekd_jax import simplex
 from sparsekd_jax._refusals import refuse
 from sparsekd_jax.operators import Operator
 from sparsekd_jax.operators._softening import on_rows, soften
+from sparsekd_jax.theory._rows import distributions
 
 Temperatures = float | tuple[float, float]
 """One temperature for both operators, or one each."""
@@ -179,7 +179,7 @@ def moment_gap(
     >>> round(float(moment_gap(PowerTransform(), ConvexMixture(), p, mean_only, 2.0)[0]), 12)
     0.0
     """
-    p, a = _checked_rows(probabilities), np.asarray(statistic, np.float64)
+    p, a = distributions(probabilities, "probabilities"), np.asarray(statistic, np.float64)
     if p.ndim != 2 or len(p) == 0 or a.ndim != 2 or p.shape[1] != len(a):
         raise ValueError(f"probabilities {p.shape}, statistic {a.shape}: need [N, K] and [K, r]")
     refuse(~np.isfinite(a).all(-1), "statistic", lambda i: "is not finite")
@@ -219,20 +219,9 @@ def pull_back(x: np.ndarray, targets: Float[np.ndarray, "N K"]) -> np.ndarray:
     return x.T @ targets if x.ndim == 2 else np.einsum("nkd,nk->d", x, targets)
 
 
-def _checked_rows(probabilities: ArrayLike) -> np.ndarray:
-    """Distributions in float64, each read as the one it represents, ``p/Σp``, as operators do.
-
-    From float32 a row sums to 1 within the tolerance of that dtype only.
-    """
-    given = probabilities if hasattr(probabilities, "dtype") else np.asarray(probabilities, np.float64)
-    simplex.require_probabilities(given, "probabilities")
-    p = np.asarray(given, np.float64)
-    return p / p.sum(-1, keepdims=True)
-
-
 def checked_teacher(probabilities: ArrayLike, features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """P and X in float64, or an error that names what does not fit."""
-    p, x = _checked_rows(probabilities), np.asarray(features, np.float64)
+    p, x = distributions(probabilities, "probabilities"), np.asarray(features, np.float64)
     fits = p.ndim == 2 and x.ndim in (2, 3) and len(x) == len(p) > 0 and x.shape[-1] > 0
     if not fits or (x.ndim == 3 and x.shape[1] != p.shape[1]):
         raise ValueError(f"probabilities {p.shape}, features {x.shape}: need [N, K] and [N, d] or [N, K, D]")

@@ -11,6 +11,7 @@ from scipy.sparse import csgraph
 
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import soften
+from sparsekd_jax.operators.base import operator_name
 from sparsekd_jax.theory.equivalence.gaps import checked_teacher, pull_back
 
 
@@ -138,7 +139,7 @@ def _searchable(operator: Operator) -> tuple[float, float]:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class EquivalenceClasses:
     """Operators grouped by what a student on X sees of them.
 
@@ -158,7 +159,7 @@ class EquivalenceClasses:
 
 
 def classes(
-    operators: Mapping[str, Operator] | Sequence[SofteningOperator],
+    operators: Mapping[str, Operator] | Sequence[Operator],
     probabilities: Float[ArrayLike, "N K"],
     features: Float[ArrayLike, "N d"] | Float[ArrayLike, "N K D"],
     temperature: float | Sequence[float],
@@ -167,7 +168,7 @@ def classes(
     """Single-linkage classes of operators: linked where their gap is at most the tolerance.
 
     Args:
-        operators: by name, or library operators under their own names.
+        operators: by name, or as they are, under the names of the operators or functions.
         probabilities: P, ``[N, K]``.
         features: X, as for `gap`.
         temperature: one for all, or one an operator.
@@ -189,7 +190,10 @@ def classes(
     """
     if not 0 <= tolerance < math.inf:
         raise ValueError(f"tolerance is {tolerance}; it is a gap, finite and ≥ 0")
-    named = list(operators.items()) if isinstance(operators, Mapping) else [(op.name, op) for op in operators]
+    if isinstance(operators, Mapping):
+        named = list(operators.items())
+    else:
+        named = [(operator_name(op), op) for op in operators]
     names = tuple(name for name, _ in named)
     if not named:
         raise ValueError("operators is empty; there is nothing to group")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
+from sparsekd_jax._refusals import whole
 from sparsekd_jax.operators import Operator
 from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.theory.convergence.regression import Fit, softmax_regression
@@ -21,7 +22,7 @@ from sparsekd_jax.theory.equivalence.gaps import (
 _BISECTIONS = 70
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class EquivalentTeacher:
     """A teacher on which F and G differ, and a student on X cannot tell.
 
@@ -74,6 +75,7 @@ def equivalent_teacher(
     """
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; a distribution needs at least 2")
+    whole("num_classes", num_classes)
     x = np.asarray(features, np.float64)
     uniform = np.full((len(x), num_classes), 1 / num_classes)
     _, x = checked_teacher(uniform, x)
@@ -130,7 +132,7 @@ def equivalent_teacher(
     return EquivalentTeacher(p, found)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class StudentDistance:
     """Two students trained to convergence on one teacher under two operators.
 

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+from sparsekd_jax._refusals import whole
+
 
 @dataclasses.dataclass(frozen=True)
 class Guarantee:
@@ -46,6 +48,7 @@ def compose(epsilon: float, num_labels: int, delta: float, *, num_classes: int |
         A `Guarantee`, never above nε.
 
     Raises:
+        TypeError: a number of labels or classes that is not whole.
         ValueError: an argument out of range; ε infinite, as of an operator without one.
 
     The tails are those of binomial distributions, without a grid or a convolution: δ is met to 1e-10 of
@@ -58,17 +61,14 @@ def compose(epsilon: float, num_labels: int, delta: float, *, num_classes: int |
     """
     if not 0 <= epsilon < math.inf:
         raise ValueError(f"epsilon is {epsilon}; compose takes the finite ε ≥ 0 of one label, in nats")
-    for name, number, least in (("num_labels", num_labels, 1), ("num_classes", num_classes, 2)):
-        if name == "num_classes" and number is None:
-            continue
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
-            raise ValueError(f"{name} is {number!r}; it is a whole number ≥ {least}")
+    num_labels = whole("num_labels", num_labels)
+    others = 0 if num_classes is None else whole("num_classes", num_classes, 2) - 2
     if not 0 <= delta < 1:
         raise ValueError(f"delta is {delta}; it is a probability in [0, 1)")
     basic = num_labels * epsilon
     if epsilon == 0 or delta == 0:
         return Guarantee(basic, delta, num_labels, basic)
-    together = _least(epsilon, int(num_labels), delta, (num_classes or 2) - 2)
+    together = _least(epsilon, num_labels, delta, others)
     return Guarantee(min(together, basic), delta, num_labels, basic)
 
 

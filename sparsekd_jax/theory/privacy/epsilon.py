@@ -7,10 +7,11 @@ import numpy as np
 
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators.base import operator_name, require_operator
+from sparsekd_jax.theory._rows import require_temperature
 from sparsekd_jax.theory.privacy._rules import Domain, Found, Kind, Pair, rule_for
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LocalEpsilon:
     """ε of one sampled label: ``sup over p, p', i of log F_T(p)_i/F_T(p')_i``.
 
@@ -86,12 +87,8 @@ def local_epsilon(
     require_operator(operator)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 2:
         raise ValueError(f"num_classes is {num_classes!r}; it is a whole number K ≥ 2")
-    if np.ndim(temperature) != 0 or not 0 < float(temperature) < math.inf:
-        raise ValueError(f"temperature is {temperature}; here it is one finite number > 0")
+    require_temperature(operator, temperature)
     require_floor(floor, num_classes)
-    if isinstance(operator, SofteningOperator) and float(temperature) not in operator.claims.temperatures:
-        allowed = operator.claims.temperatures
-        raise ValueError(f"temperature is {temperature:g}; {operator.name} takes T in {allowed}")
     domain = Domain(float(temperature), int(num_classes), float(floor))
     if domain.largest - domain.floor <= 1e-12:
         only = np.full(num_classes, 1 / num_classes)

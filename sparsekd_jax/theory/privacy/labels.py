@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
-from sparsekd_jax._refusals import refuse, require_level
+from sparsekd_jax._numerics import at_least_float32
+from sparsekd_jax._refusals import refuse, require_level, whole
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import on_rows
 from sparsekd_jax.targets.text_only import clopper_pearson
@@ -52,7 +53,7 @@ def clip(p: Float[ArrayLike, "*batch K"], floor: float) -> Float[Array, "*batch 
 
 @jax.jit
 def _clip(rows: Array, floor: Array, left: Array) -> Array:
-    wide = rows.dtype if rows.dtype.itemsize >= 4 else jnp.float32
+    wide = at_least_float32(rows.dtype)
     x, least, scale = (jnp.asarray(value).astype(wide) for value in (rows, floor, left))
     clipped = least + scale * simplex.project((x - least) / scale)
     inside = jnp.min(x, axis=-1, keepdims=True) >= least
@@ -138,6 +139,7 @@ def audit(
     5.28
     """
     require_level(level)
+    whole("num_classes", num_classes, least=2)
     counts = []
     for name, drawn in (("labels", np.asarray(labels)), ("other", np.asarray(other))):
         if drawn.ndim != 1 or not drawn.size or not np.issubdtype(drawn.dtype, np.integer):

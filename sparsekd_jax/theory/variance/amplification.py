@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from sparsekd_jax._refusals import is_traced, refuse
+from sparsekd_jax._refusals import is_traced, refuse, whole
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.operators.base import operator_name
@@ -19,7 +19,7 @@ from sparsekd_jax.theory.variance.slopes import face_jacobians, jacobian
 Method = Literal["delta", "monte-carlo", "both", "exact"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ClassVariances:
     """The variance of a random distribution, by class; with standard errors where it was sampled.
 
@@ -39,7 +39,7 @@ class ClassVariances:
         return float(self.per_class.sum())
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Amplification:
     """The variance of an empirical target of n samples before and after softening.
 
@@ -149,6 +149,8 @@ def variance_amplification(
             f"p has shape {np.shape(p)}, num_draws is {num_draws}, draws {draws}; they are [K], and whole "
             "numbers ≥ 1 and ≥ 2"
         )
+    whole("num_draws", num_draws)
+    whole("draws", draws)
     row = rows_of(operator, p, temperature)
     if row.max() == 1:
         raise ValueError("p is a vertex: every sample is the same, so there is no variance to amplify")
@@ -173,7 +175,7 @@ def variance_amplification(
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class AmplificationMap:
     """The variance of a softened target over that of the target, over the simplex of three classes.
 
@@ -228,7 +230,9 @@ def amplification_map(
         raise ValueError(
             f"resolution is {resolution} and num_draws {num_draws}; they are ≥ 3, and ≥ 1 or None"
         )
-    points = compositions(resolution, 3)
+    if num_draws is not None:
+        whole("num_draws", num_draws)
+    points = compositions(whole("resolution", resolution), 3)
     points = (points[(points > 0).all(-1)] - 1 / 3) / (resolution - 1)  # inside, symmetric, summing to 1
     points = rows_of(operator, points, temperature)
     before = 1 - np.sum(points**2, axis=-1)

@@ -10,17 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from sparsekd_jax._refusals import is_traced, refuse
+from sparsekd_jax._refusals import is_traced, refuse, whole
 from sparsekd_jax.operators import ConvexMixture, PowerTransform, TsallisSoftening, reciprocal_schedule
 from sparsekd_jax.operators._softening import on_rows
 from sparsekd_jax.operators.base import Operator, SofteningOperator, operator_name
+from sparsekd_jax.targets.text_only import is_affine
 from sparsekd_jax.theory._rows import rows_of
 
 # Of the search. Nearer the boundary than e^FLOOR = 1.5e-8 the rounding of p shows in the derivative by AD.
 _POINTS, _SURVIVORS, _ROUNDS, _FLOOR = 2048, 64, 12, -18.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Lipschitz:
     """How far apart an operator can move two distributions, per distance between them.
 
@@ -168,6 +169,7 @@ def lipschitz(
         where = np.asarray(p, np.float64)
         value = float(_operator_norms(jacobian(operator, p, temperature)[None], norm)[0])
     else:
+        whole("num_classes", num_classes, least=2)
         value, where = _search(operator, temperature, norm, num_classes, np.random.default_rng(seed))
     return Lipschitz(
         operator=operator_name(operator),
@@ -274,8 +276,7 @@ def _inside(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndar
     zeros = (rows == 0).any(-1)
     if not isinstance(operator, SofteningOperator) or not zeros.any():
         return rows
-    affine = operator.claims.laws.get("affine")
-    if affine is not None and affine.domain == "simplex" and temperature in affine.temperatures:
+    if is_affine(operator, temperature):
         return np.where(zeros[..., None], 1 / rows.shape[-1], rows)
     refuse(
         zeros,

@@ -469,3 +469,24 @@ def test_samples_by_context(tmp_path):
         readers.read_samples(path, vocabulary={"a": 0, "b": 1, "0": 2}, context=lambda r, i: i)
     with pytest.raises(ValueError, match="gave no sample"):
         readers.read_samples(path, vocabulary=logs.TEXT_IDS, context=lambda r, i: None)
+
+
+def test_records_and_samples_are_skipped_and_counted_as_targets_are(tmp_path):
+    good = [json.dumps({"choices": [{"logprobs": {"content": entries((t, -1.0))}}]}) for t in "ab0"]
+    path = tmp_path / "broken.jsonl"
+    path.write_text("\n".join([good[0], "{cut", *good[1:]]) + "\n")
+    report = readers.Report()
+    given = {"on_error": "skip", "report": report, "format": "chat"}
+    assert [record.num_positions for record in readers.read(path, **given)] == [1, 1, 1]
+    assert (report.records, report.num_refused, dict(report.forms)) == (3, 1, {"chat": 3})
+    given["report"] = report = readers.Report()
+    _, samples = readers.read_samples(path, vocabulary={"a": 0, "b": 1}, context=lambda r, i: 0, **given)
+    assert samples.num_draws.tolist() == [2]
+    assert (report.records, report.positions) == (2, 2)
+    assert {reason: entry[1] for reason, entry in report.refused.items()} == {
+        "not JSON": 2,
+        "unknown token": 4,
+    }
+    # No tail was looked at: none is NaN, which JSON does not have.
+    assert report.to_dict()["tail_mass"] == {}
+    assert "tail mass" not in str(report)
