@@ -18,7 +18,7 @@ NUM_BINS = 15
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Tally:
     """Numerators and denominator of the metrics; ``a + b`` is the tally of both batches together.
 
@@ -40,6 +40,15 @@ class Tally:
 
     def __add__(self, other: "Tally") -> "Tally":
         return jax.tree.map(jnp.add, self, other)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all sums are the same numbers, as those of a run and of its resumed twin are."""
+        if not isinstance(other, Tally):
+            return NotImplemented
+        pairs = zip(jax.tree.leaves(self), jax.tree.leaves(other), strict=True)
+        return all(np.array_equal(one, another) for one, another in pairs)
+
+    __hash__ = None  # type: ignore[assignment]  # of arrays there is none
 
     def __repr__(self) -> str:
         """The metrics, not the sums.
