@@ -69,9 +69,15 @@ def variance_map(
 
     Raises:
         ValueError: a ratio on the map is above ``largest``, or below its reciprocal.
+        TypeError: an operator, or whatever else is no map.
     """
     from matplotlib import colors, ticker
 
+    if not hasattr(amplification, "ratio"):
+        raise TypeError(
+            f"amplification is a {type(amplification).__name__}; pass theory.variance.amplification_map("
+            "operator, temperature)"
+        )
     ax = axes_or_new(ax, 5.4, 4.3)
     log_ratio = np.log2(amplification.ratio)
     furthest = float(np.abs(log_ratio).max())
