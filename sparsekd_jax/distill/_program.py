@@ -350,6 +350,8 @@ def logits_shape(
             remedy = (
                 "it is called with the inputs alone: give the rest defaults; train() and eval() set modes"
             )
+        if isinstance(error, jax.errors.JAXTypeError):  # an if on values, or numpy code
+            remedy = "it is compiled: write it with jax.numpy, jnp.where for an if on values"
         raise ValueError(
             f"{argument} does not take inputs of shape {inputs.shape} and dtype {inputs.dtype} "
             f"({first}); {remedy}"

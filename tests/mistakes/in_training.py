@@ -23,6 +23,7 @@ from tests.mistakes.things import (
     plan_of,
     power,
     read,
+    read_compressed,
     resumed_with_another_plan,
     run,
     toy,
@@ -360,6 +361,13 @@ DISTILL = [
         "give the rest defaults",
     ),
     (
+        "an if on values in a model",
+        lambda: fit(Wrapped(lambda logits: logits if logits.sum() > 0 else -logits)),
+        ValueError,
+        "Attempted boolean conversion of traced array",
+        r"jnp\.where for an if on values",
+    ),
+    (
         "a mesh by the name of its axis",
         lambda: run(mesh="data"),
         TypeError,
@@ -525,6 +533,20 @@ FOLDER = [
         readers.LogError,
         "line 1.*is not JSON",
         "remove it",
+    ),
+    (
+        "a stream of events",
+        lambda folder: read(folder, 'data: {"choices": []}\n\ndata: [DONE]\n'),
+        readers.LogError,
+        "line 1.*is not JSON",
+        "keep what follows 'data:'",
+    ),
+    (
+        "a compressed log",
+        read_compressed,
+        readers.LogError,
+        "byte 1 is not UTF-8",
+        "gunzip it first",
     ),
     (
         "another form",

@@ -1,6 +1,7 @@
 """The small right things that each mistake changes in one place."""
 
 import dataclasses
+import gzip
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -120,6 +121,11 @@ def seen(ids, probs, size=9):
 
 def read(folder, text):
     (folder / "log.jsonl").write_text(text)
+    return list(readers.read_targets(folder / "log.jsonl", k=2, vocabulary=9))
+
+
+def read_compressed(folder):
+    (folder / "log.jsonl").write_bytes(gzip.compress(b"{}\n", mtime=0))
     return list(readers.read_targets(folder / "log.jsonl", k=2, vocabulary=9))
 
 
