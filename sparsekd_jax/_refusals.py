@@ -42,6 +42,18 @@ def broadcasts_to(shape: tuple[int, ...], batch: tuple[int, ...]) -> bool:
         return False
 
 
+def require_key(key: Any, then: str = "") -> None:
+    """Refuse what is no random key, such as a seed.
+
+    >>> require_key(0)
+    Traceback (most recent call last):
+    TypeError: key is 0; pass jax.random.key(seed)
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not (dtype == np.uint32 or jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)):
+        raise TypeError(f"key is {key!r:.60}; pass jax.random.key(seed){then}")
+
+
 def require_level(level: float) -> None:
     """Refuse a level of confidence outside (0, 1), such as 95 for 0.95."""
     if not 0.0 < level < 1.0:

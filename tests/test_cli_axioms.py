@@ -8,6 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from sparsekd_jax import axioms
 from sparsekd_jax.cli import app
 
 MODULE = """
@@ -43,8 +44,8 @@ def module(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, ["axioms", *arguments], env={"COLUMNS": "120", "NO_COLOR": "1"})
+def run(*arguments, columns=120):
+    return CliRunner().invoke(app, ["axioms", *arguments], env={"COLUMNS": str(columns), "NO_COLOR": "1"})
 
 
 def test_a_narrow_band_exits_1_with_a_witness(module):
@@ -74,8 +75,26 @@ def test_several_operators_make_a_table(module):
     assert "…" not in result.output  # no column head is cut
 
 
-def test_no_word_of_a_report_is_cut_at_80_columns(module):
-    assert "…" not in run("mymodule:banded", "--classes", "2").output
+@pytest.mark.parametrize("columns", [80, 60])
+def test_no_word_of_a_report_is_cut(module, columns):
+    said = run("mymodule:banded", "--classes", "2", columns=columns).output
+    assert "…" not in said
+    for law in axioms.LAWS:
+        assert re.search(rf"^ ?{law} ", said, re.MULTILINE), said
+
+
+def test_a_margin_of_nan_is_no_case_without_a_judgement(module):
+    """0/0 at the vertices breaks A4 there; in the interior it was judged, and holds."""
+    (module / "zeros.py").write_text("def f(p, T):\n    return p * p ** (1 / T) / p ** (1 / T)\n")
+    said = run("zeros:f", "--laws", "A4", "--classes", "2").output
+    assert "holds on the interior" in said
+    assert "-inf" in said
+    assert "no case could be decided" not in said
+
+
+def test_the_legend_is_a_line_of_its_own_below_a_narrow_table(module):
+    said = run("power", "mixture", "--laws", "A4", "--classes", "2").output
+    assert any("H holds on the simplex" in line and "not applicable" in line for line in said.splitlines())
 
 
 def test_a_name_in_brackets_is_printed(module):

@@ -138,12 +138,13 @@ class Report:
 
         # Text, as a name such as mixture[cosine] would lose its bracket to rich's markup.
         title = Text(f"{self.operator}, T in {self.temperatures}", style="table.title")
-        # The narrowest spacing: a terminal of 80 columns shows every word.
+        # The narrowest spacing: 80 columns hold a law in one line. Where there are fewer, words wrap.
         table = Table(
             title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
         )
-        for column in ("law", "verdict", "claimed on"):
-            table.add_column(column, no_wrap=True)
+        table.add_column("law", no_wrap=True)
+        table.add_column("verdict")
+        table.add_column("claimed on")
         for column in ("cases", "worst margin"):
             table.add_column(column, justify="right", no_wrap=True)
         for result in self:
@@ -211,7 +212,7 @@ class Report:
 def _margin_words(result: LawResult) -> str:
     if result.verdict == "not applicable":
         return ""
-    if not math.isfinite(result.margin):
+    if not math.isfinite(result.margin) and result.margin != -math.inf:  # −inf: an output that is NaN
         return "no case could be decided"
     return f"{result.margin:.2g}" if abs(result.margin) >= 1e-300 else "0"
 

@@ -89,7 +89,10 @@ def axioms(
             console.print(reports[0].summary(), highlight=False)
     else:
         wide = terminal(width=max(console.width, checker.TABLE_WIDTH))
-        wide.print(checker.verdict_table(reports))
+        table = checker.verdict_table(reports)
+        legend, table.caption = table.caption, None  # a caption is as narrow as its table
+        wide.print(table)
+        console.print(legend, highlight=False, soft_wrap=True)
     broken = [report for report in reports if not report.ok]
     for report in broken:
         console.print(f"\n{report.summary()}\n{report.explain()}", highlight=False, soft_wrap=True)

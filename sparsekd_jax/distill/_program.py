@@ -332,6 +332,8 @@ def require_module(argument: str, model: Any) -> None:
     if not isinstance(model, nnx.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
         hint = f", such as {argument}.student of a result" if hasattr(model, "student") else ""
+        if hasattr(model, "apply") and hasattr(model, "lazy_init"):  # a Linen module
+            hint = f": nnx.bridge.ToNNX({argument}, rngs=nnx.Rngs(seed)).lazy_init(inputs)"
         raise TypeError(f"{argument} is {kind}; pass the nnx.Module itself{hint}")
 
 
@@ -348,6 +350,8 @@ def logits_shape(
             remedy = (
                 "it is called with the inputs alone: give the rest defaults; train() and eval() set modes"
             )
+        if isinstance(error, jax.errors.JAXTypeError):  # an if on values, or numpy code
+            remedy = "it is compiled: write it with jax.numpy, jnp.where for an if on values"
         raise ValueError(
             f"{argument} does not take inputs of shape {inputs.shape} and dtype {inputs.dtype} "
             f"({first}); {remedy}"

@@ -280,12 +280,12 @@ class Trainer:
         optimizer = {n: f"{leaf.dtype.name}{list(leaf.shape)}" for n, leaf in named_leaves(state).items()}
         full = {
             "version": metadata.version("sparsekd_jax"),
+            **self.source.identity(),  # before the teacher's logits, which change with the data
             **identity,
             "seed": self.seed,
             "record_every": self.record_every,
             "model": shapes,
             "optimizer": optimizer,
-            **self.source.identity(),
         }
         self._store = CheckpointStore(folder, full, keep=keep)
         self._every = every

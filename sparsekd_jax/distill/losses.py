@@ -17,6 +17,7 @@ from sparsekd_jax.distill.divergences import Divergence
 from sparsekd_jax.operators._softening import log_on_rows
 from sparsekd_jax.operators.base import Operator as Operator
 from sparsekd_jax.operators.base import operator_name, require_operator
+from sparsekd_jax.targets import Dense, Samples, Softened, TopK
 
 # The slope r of F_T at the uniform distribution: 1/T where T multiplies the dual coordinates, 1/√T where it
 # divides the entropy deficit, which is quadratic there. 1/r² is T to the power below.
@@ -44,7 +45,13 @@ def soften_log_probs(
     >>> [round(x, 4) for x in log_q.tolist()]
     [-0.5596, -0.8473]
     """
-    return log_on_rows(operator, log_probs, temperature)
+    try:
+        return log_on_rows(operator, log_probs, temperature)
+    except jax.errors.JAXTypeError as error:
+        raise TypeError(
+            f"operator {operator_name(operator)} cannot be traced: it holds numpy code, or an if on values, "
+            "which axioms.check runs and a loss cannot; write it with jax.numpy and jnp.where"
+        ) from error
 
 
 def cross_entropy(
@@ -139,8 +146,8 @@ def scale_exponent(operator: Any, soften_student: bool, divergence: str | Diverg
     exponent = _SCALE_EXPONENT.get(family) if isinstance(family, str) else None
     if exponent is None or (family == "mixture" and operator.name != "mixture"):  # a schedule of its own
         raise ValueError(
-            f"gradient_scale is not known for operator {operator_name(operator)}; give a number, such as "
-            "1/r² with r the slope of F_T at the uniform distribution, or soften the targets only "
+            f"gradient_scale is not known for operator {operator_name(operator)}; give scale a number, such "
+            "as 1/r² with r the slope of F_T at the uniform distribution, or soften the targets only "
             "(soften_student=False: scale 1)"
         )
     return exponent if divergences.local_order(divergence) == 2 else exponent / 2
@@ -170,7 +177,8 @@ def distillation_loss(
     Args:
         student_logits: ``[..., K]``.
         teacher_logits: ``[..., K]``, −inf for a class the teacher excludes.
-        labels: ``[...]`` classes in [0, K); needed where α > 0.
+        labels: ``[...]`` classes in [0, K); needed where α > 0. One outside gives NaN: a label that says
+            "ignore", such as PyTorch's −100, needs a False in ``mask``.
         operator: softening operator F, or a plain function ``(p, T) -> q`` of one row and its T.
         temperature: T, a scalar or one a row.
         alpha: weight of the hard labels, in [0, 1].
@@ -184,8 +192,9 @@ def distillation_loss(
 
     Raises:
         ValueError: α > 0 without labels, or outside [0, 1]; shapes that differ; a scale that is neither known
-            nor given.
-        TypeError: labels that are no class ids, or no operator.
+            nor given; a teacher's row that is NaN, +inf or all −inf (seen in eager code only).
+        TypeError: labels that are no class ids, no operator or one that cannot be traced (numpy code), or a
+            teacher seen in part (`target_divergence` takes that).
 
     Reference:
         Hinton, Vinyals and Dean, arXiv 1503.02531; theory.md section 2 for F.
@@ -197,6 +206,11 @@ def distillation_loss(
     """
     require_operator(operator)
     require_shares(alpha)
+    if isinstance(teacher_logits, Dense | TopK | Samples | Softened):
+        raise TypeError(
+            f"teacher_logits is a {type(teacher_logits).__name__}, which has no logits; for a teacher seen "
+            "in part take target_divergence(student_logits, targets.soften(operator, target, T), tail)"
+        )
     if jnp.shape(student_logits) != jnp.shape(teacher_logits):
         raise ValueError(
             f"student_logits has shape {jnp.shape(student_logits)} and teacher_logits "
@@ -206,6 +220,7 @@ def distillation_loss(
         raise ValueError("labels are needed where alpha > 0: pass labels, or alpha=0")
     exponent = 0 if scale is not None else scale_exponent(operator, soften_student, divergence)
     teacher_logits = divergences.blank_rows(jax.lax.stop_gradient(teacher_logits), mask)
+    simplex.require_logits(teacher_logits, "teacher_logits")
     log_targets = soften_log_probs(operator, jax.nn.log_softmax(teacher_logits, axis=-1), temperature)
     own = operator if soften_student else None
     distance = student_divergence(

@@ -40,6 +40,13 @@ class Tally:
     def __add__(self, other: "Tally") -> "Tally":
         return jax.tree.map(jnp.add, self, other)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether all sums are the same numbers, as those of a run and of its resumed twin are."""
+        if not isinstance(other, Tally):
+            return NotImplemented
+        pairs = zip(jax.tree.leaves(self), jax.tree.leaves(other), strict=True)
+        return all(np.array_equal(one, another) for one, another in pairs)
+
     def __repr__(self) -> str:
         """The metrics, not the sums.
 

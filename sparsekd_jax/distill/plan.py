@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -226,13 +227,14 @@ class Plan:
             TypeError: no text.
         """
         if not isinstance(text, str | bytes):
-            raise TypeError(
-                f"text is a {type(text).__name__}; give the JSON text itself, json.dumps(...) of it"
-            )
+            what = ".read_text() of it" if isinstance(text, os.PathLike) else "json.dumps(...) of it"
+            raise TypeError(f"text is a {type(text).__name__}; give the JSON text itself, {what}")
         try:
             fields = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"the plan is not JSON: {error}") from error
+            is_path = text.strip()[-5:] in (".json", b".json")
+            hint = "; text looks like a path: give Path(text).read_text()" if is_path else ""
+            raise ValueError(f"the plan is not JSON: {error}{hint}") from error
         _require_fields(fields, cls, "the plan")
         if not isinstance(fields["stages"], list):
             raise ValueError("stages must be a list in the plan")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sparsekd_jax import simplex
-from sparsekd_jax._refusals import resembling, whole
+from sparsekd_jax._refusals import require_key, resembling, whole
 from sparsekd_jax.distill import divergences
 from sparsekd_jax.distill.divergences import kl_from_logs
 from sparsekd_jax.targets import Softened
@@ -77,6 +77,7 @@ def target_divergence(
 
     Raises:
         ValueError: an unknown policy, one that the target does not carry, or shapes that do not fit.
+        TypeError: a target that was not softened.
 
     Reference: theory.md section 6; the minimum over t is in closed form as the sum is convex in t.
 
@@ -87,6 +88,7 @@ def target_divergence(
     0.1733
     """
     require_tail_policy(tail)
+    _require_softened(softened)
     shape = (*softened.log_probs.shape[:-1], softened.vocab_size)
     if jnp.shape(student_logits) != shape:
         raise ValueError(
@@ -131,6 +133,14 @@ def target_divergence(
     student = jnp.concatenate([z_seen - log_z[..., None], log_tail[..., None]], axis=-1)
     distance = kl_from_logs(_blank(target, mask), student)
     return distance if mask is None else jnp.where(mask, distance, 0)
+
+
+def _require_softened(target: Any) -> None:
+    if not isinstance(target, Softened):
+        raise TypeError(
+            f"softened is a {type(target).__name__}; pass targets.soften(operator, target, T) of it, with "
+            "T = 1 for the teacher as it is"
+        )
 
 
 def renormalization_error(
@@ -195,6 +205,7 @@ def _draw(softened: Softened, key: PRNGKeyArray | None, count: int) -> Int[Array
     """Unseen ids, uniform with replacement: the u-th unseen one is u plus the observed ids at or below it."""
     if key is None:
         raise ValueError("tail 'sampled' needs a key: pass key=jax.random.key(...), a new one each step")
+    require_key(key)
     whole("num_sampled", count)
     assert softened.ids is not None
     size = softened.vocab_size

@@ -1,5 +1,6 @@
 """Trained weights on disk, in the safetensors format; a student as a folder of weights and configuration."""
 
+import functools
 import inspect
 import json
 import os
@@ -143,7 +144,9 @@ def load_pretrained(directory: str | os.PathLike[str], build: Callable[..., nnx.
         raise ValueError(f"{folder / CONFIG} is no JSON object; save the student again")
     config.pop(_OWN, None)
     try:
-        inspect.signature(build).bind(**config)
+        # Of an NNX class: the signature of its metaclass takes anything.
+        built: Any = functools.partial(build.__init__, None) if isinstance(build, type) else build  # type: ignore[misc]
+        inspect.signature(built).bind(**config)
     except TypeError as error:
         raise TypeError(
             f"build does not take what {folder / CONFIG} holds, {', '.join(config) or 'nothing'} ({error}); "

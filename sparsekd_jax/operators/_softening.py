@@ -19,13 +19,16 @@ def on_rows(
     require_operator(operator)
     if isinstance(operator, SofteningOperator):
         return operator(rows, temperature)
+
+    def on_row(row: Array, t: ArrayLike = temperature) -> Array:
+        q = operator(row, t)
+        _require_classes(row, q)
+        return q
+
     if jnp.ndim(temperature) == 0:
-        q = jnp.vectorize(lambda row: operator(row, temperature), signature="(k)->(j)")(rows)
-    else:
-        t = jnp.broadcast_to(jnp.asarray(temperature).astype(rows.dtype), rows.shape[:-1])
-        q = jnp.vectorize(operator, signature="(k),()->(j)")(rows, t)
-    _require_classes(rows.shape[-1], q.shape[-1])
-    return q
+        return jnp.vectorize(on_row, signature="(k)->(k)")(rows)
+    t = jnp.broadcast_to(jnp.asarray(temperature).astype(rows.dtype), rows.shape[:-1])
+    return jnp.vectorize(on_row, signature="(k),()->(k)")(rows, t)
 
 
 def log_on_rows(
@@ -53,10 +56,11 @@ def soften(operator: Operator, p: Float[np.ndarray, "N K"], temperature: float) 
         except jax.errors.JAXTypeError:  # numpy code
             by_row: Callable[..., Any] = operator
             q = np.stack([np.asarray(by_row(row.copy(), temperature), np.float64) for row in p])
-        _require_classes(p.shape[1], q.shape[1])
+            _require_classes(p[0], q[0])
     return q
 
 
-def _require_classes(given: int, returned: int) -> None:
-    if given != returned:
-        raise ValueError(f"the operator maps [K] = [{given}] to [{returned}]; it must return [K]")
+def _require_classes(given: Any, returned: Any) -> None:
+    shapes = [list(jnp.shape(x)) for x in (given, returned)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the operator maps [K] = {shapes[0]} to {shapes[1]}; it must return [K]")

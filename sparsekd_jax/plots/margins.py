@@ -31,7 +31,8 @@ def law_margins(reports: Report | Sequence[Report], *, ax: "Axes | None" = None)
 
     Returns:
         The axes: a row a law, a marker a verdict, the tolerance a short pale bar left of zero. The scale is
-        logarithmic on both sides of ±1e-14. A law that is not applicable has no marker.
+        logarithmic on both sides of ±1e-14. Where an output was NaN the margin is −∞, drawn at −1 or at the
+        worst finite one. A law that is not applicable has no marker.
 
     Raises:
         TypeError: something that is no report.
@@ -48,23 +49,23 @@ def law_margins(reports: Report | Sequence[Report], *, ax: "Axes | None" = None)
     laws = list(dict.fromkeys(result.law.id for report in found for result in report))
     ax = axes_or_new(ax, 7.4, 1.2 + 0.3 * len(laws) * max(1.0, 0.6 * len(found)))
     drawn: dict[str, Any] = {}
+    edge = min((r.margin for report in found for r in report if math.isfinite(r.margin)), default=-1.0)
     for i, report in enumerate(found):
         for result in report:
             y = laws.index(result.law.id) + (i + 1) / (len(found) + 1) - 0.5
-            if not math.isfinite(result.margin) or result.verdict not in _LOOKS:
+            margin = min(edge, -1.0) if result.margin == -math.inf else result.margin
+            if not math.isfinite(margin) or result.verdict not in _LOOKS:
                 continue
             if not result.law.limit:  # a limit is judged by its trend
                 tolerated = [-result.law.tolerance, 0]
                 ax.plot(tolerated, [y, y], color="#c9d1da", lw=5, solid_capstyle="butt", zorder=1)
             look = _LOOKS[result.verdict]
-            (mark,) = ax.plot(
-                result.margin, y, ls="", ms=7, mec="white", mew=0.6, zorder=3, clip_on=False, **look
-            )
+            (mark,) = ax.plot(margin, y, ls="", ms=7, mec="white", mew=0.6, zorder=3, clip_on=False, **look)
             drawn.setdefault(result.verdict, mark)
             if len(found) > 1:
                 ax.annotate(
                     report.operator,
-                    (result.margin, y),
+                    (margin, y),
                     xytext=(7, 0),
                     textcoords="offset points",
                     va="center",

@@ -70,9 +70,15 @@ def variance_map(
     Raises:
         ValueError: a ratio on the map is above ``largest``, or below its reciprocal; one is 0 or not finite,
             which a logarithmic scale has no place for; fewer than three points.
+        TypeError: an operator, or whatever else is no map.
     """
     from matplotlib import colors, ticker
 
+    if not hasattr(amplification, "ratio"):
+        raise TypeError(
+            f"amplification is a {type(amplification).__name__}; pass theory.variance.amplification_map("
+            "operator, temperature)"
+        )
     drawable = (amplification.ratio > 0) & np.isfinite(amplification.ratio)
     if not drawable.all():
         bad, where = amplification.ratio[~drawable][0], amplification.points[~drawable][0]

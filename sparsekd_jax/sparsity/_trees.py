@@ -20,7 +20,15 @@ def within(masks: PyTree, tree: PyTree) -> PyTree:
     """What these masks speak of: all of the tree, or under `optax.masked` the part that is not masked out."""
     structure: Any
     parts, structure = jax.tree.flatten(masks, is_leaf=_ends)
-    pairs = zip(parts, structure.flatten_up_to(tree), strict=True)
+    try:
+        leaves = structure.flatten_up_to(tree)
+    except ValueError:
+        raise ValueError(
+            f"params ({', '.join(named_leaves(tree)) or 'none'}) has another tree than the masks of the "
+            "state; give the parameters that init saw. Of an nnx.Optimizer take the arrays of both: "
+            "nnx.as_pure(trainer.opt_state), nnx.as_pure(nnx.state(model, nnx.Param))"
+        ) from None
+    pairs = zip(parts, leaves, strict=True)
     return structure.unflatten([part if isinstance(part, optax.MaskedNode) else leaf for part, leaf in pairs])
 
 

@@ -131,8 +131,9 @@ def update_masks(
 
     Raises:
         TypeError: ``params`` is an NNX module.
-        ValueError: no `SparsifyState` in ``state``, a rate outside [0, 1) or the pattern's range, an unknown
-            name, missing gradients or key, gradients or scores of the wrong shape.
+        ValueError: no `SparsifyState` in ``state`` or one of another tree than ``params``, a rate outside
+            [0, 1) or the pattern's range, an unknown name, missing gradients or key, gradients or scores of
+            the wrong shape.
 
     >>> params = {"w": jnp.array([[1.0, -3.0], [0.5, 2.0]])}
     >>> state = update_masks(sparsify(optax.sgd(0.1)).init(params), params, 0.5)

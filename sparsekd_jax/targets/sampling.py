@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
-from sparsekd_jax._refusals import is_traced
+from sparsekd_jax._refusals import is_traced, require_key
 from sparsekd_jax.operators._softening import log_on_rows
 from sparsekd_jax.operators.base import Operator
 from sparsekd_jax.targets.revealed import PADDING, Dense, Samples, TopK
@@ -60,11 +60,7 @@ def sample(
     >>> seen.ids.shape, round(float(seen.weights.sum()), 6), bool((seen.ids < 3).all())
     ((1, 8), 1.0, True)
     """
-    if not (
-        hasattr(key, "dtype")
-        and (key.dtype == np.uint32 or jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key))
-    ):
-        raise TypeError(f"key is {key!r:.60}; pass jax.random.key(seed), then the operator and the target")
+    require_key(key, ", then the operator and the target")
     _require_draws(num_draws)
     if isinstance(target, TopK | Samples):
         raise TypeError(

@@ -257,7 +257,15 @@ def path_of_result(
 
     Returns:
         A `HomotopyPath`.
+
+    Raises:
+        TypeError: no result, such as its student alone.
     """
+    if not hasattr(result, "path"):
+        raise TypeError(
+            f"result is a {type(result).__name__}; pass what distill.run returned, or models and their "
+            "sparsities to path_of"
+        )
     stages = range(len(result.path))
     sparsity = {row["stage"]: row["sparsity"] for row in result.history}
     return path_of(

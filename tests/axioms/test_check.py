@@ -399,3 +399,15 @@ def test_a_broken_claim_says_what_to_look_at():
         LawTest("support").assert_holds(operator, num_classes=(2,), budget=QUICK)
     assert LAWS["support"].formula in str(caught.value)
     assert "p = [" in str(caught.value)
+
+
+def test_a_witness_next_to_a_tie_is_shown_only_where_nothing_else_breaks_the_law():
+    """Standardised logits break A4 almost everywhere; [0.49999999975, 0.50000000025] is nothing to retype."""
+
+    def standardised(p, temperature):
+        z = jnp.log(p)
+        return jax.nn.softmax((z - z.mean()) / (z.std() + 1e-7) / temperature)
+
+    witness = check(standardised, laws=("A4",), num_classes=(2,))["A4"].witness
+    assert max(witness.p) - min(witness.p) > 0.01
+    assert "]/" in str(witness)  # a ratio of whole numbers

@@ -169,6 +169,15 @@ def test_a_checkpoint_of_another_run_is_refused(changes, says, student, folder):
         run(student, folder, resume=True, **changes)
 
 
+def test_other_data_are_named_before_the_logits_that_change_with_them(student, tmp_path):
+    def taught(data, **more):
+        return distill.run(student, student, data, PLAN, seed=0, checkpoint_dir=tmp_path, **SETTINGS, **more)
+
+    taught(BLOBS)
+    with pytest.raises(distill.CheckpointError, match="refused: data is "):
+        taught(OTHER_DATA, resume=True)
+
+
 @pytest.mark.parametrize(
     ("kept", "changed", "says"),
     [

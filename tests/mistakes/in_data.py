@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sparsekd_jax import data, models, plots, targets, theory
+from sparsekd_jax import data, distill, models, plots, targets, theory
 from sparsekd_jax.targets import readers
-from tests.mistakes.things import P, compare, ensembles, mlp, power, seen
+from tests.mistakes.things import P, compare, ensembles, mlp, observed_loss, power, seen
 
 TARGETS = [
     ("id out of range", lambda: seen([7, 9], [0.5, 0.2]), ValueError, "ids: contains 9", r"lie in \[0, 9\)"),
@@ -44,6 +44,20 @@ TARGETS = [
         r"such as sample\(\.\.\.\)",
     ),
     ("p to soften", lambda: targets.soften(power, P, 2.0), TypeError, "target is a", "takes Dense, TopK or"),
+    (
+        "a target not softened",
+        lambda: distill.target_divergence(jnp.zeros((1, 3)), targets.top_k(jnp.log(P[None]), 2), "uniform"),
+        TypeError,
+        "softened is a TopK",
+        r"targets\.soften\(operator, target, T\)",
+    ),
+    (
+        "a list of tokens for logits",
+        lambda: observed_loss(targets.top_k(jnp.log(P[None]), 2)),
+        TypeError,
+        "teacher_logits is a TopK",
+        r"take target_divergence\(",
+    ),
     (
         "a vocabulary of numbers",
         lambda: readers.read_targets("log.jsonl", k=2, vocabulary={1: 0}),
@@ -88,6 +102,27 @@ THEORY = [
         TypeError,
         "reports is no report",
         r"pass axioms\.check\(operator\)",
+    ),
+    (
+        "an operator for its map",
+        lambda: plots.variance_map(power),
+        TypeError,
+        "amplification is a PowerTransform",
+        r"theory\.variance\.amplification_map\(",
+    ),
+    (
+        "a student for its run",
+        lambda: theory.homotopy.path_of_result(mlp(), jnp.zeros((2, 8))),
+        TypeError,
+        "result is a MLP",
+        r"what distill\.run returned",
+    ),
+    (
+        "a seed for the key of labels",
+        lambda: theory.privacy.sample_labels(0, power, P, 2.0, 5),
+        TypeError,
+        "key is 0",
+        r"jax\.random\.key\(seed\)",
     ),
     ("no report", lambda: plots.law_margins([]), ValueError, "reports is empty", "nothing to draw"),
     (

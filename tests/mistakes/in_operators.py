@@ -4,7 +4,18 @@ import jax
 import jax.numpy as jnp
 
 from sparsekd_jax import axioms, operators, sparsity
-from tests.mistakes.things import LOGITS, PARAMS, ROWS, P, check, masks_at, mlp, power, sgd
+from tests.mistakes.things import (
+    LOGITS,
+    PARAMS,
+    ROWS,
+    P,
+    check,
+    masks_at,
+    masks_of_variables,
+    mlp,
+    power,
+    sgd,
+)
 
 OPERATORS = [
     (
@@ -225,6 +236,20 @@ SPARSITY = [
         ValueError,
         "'magnitud'",
         "did you mean 'magnitude'",
+    ),
+    (
+        "parameters of another model",
+        lambda: sparsity.update_masks(sparsity.sparsify(sgd).init(PARAMS), {"w": PARAMS["w"]}, 0.5),
+        ValueError,
+        r"params \(w\) has another tree than the masks",
+        "give the parameters that init saw",
+    ),
+    (
+        "the variables of an nnx.Optimizer",
+        lambda: masks_of_variables(0.5),
+        ValueError,
+        "has another tree than the masks",
+        r"nnx\.as_pure\(trainer\.opt_state\)",
     ),
     (
         "a state for its masks",

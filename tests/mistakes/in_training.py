@@ -1,5 +1,7 @@
 """Mistakes with training, and with its folders."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +15,15 @@ from tests.mistakes.things import (
     Wrapped,
     counting,
     fit,
+    linen,
     loaded_by_another_function,
+    loaded_by_its_class,
     mlp,
+    numpy_loss,
     plan_of,
     power,
     read,
+    read_compressed,
     resumed_with_another_plan,
     run,
     toy,
@@ -243,6 +249,48 @@ DISTILL = [
         r"pass the nnx\.Module itself",
     ),
     (
+        "a Linen module",
+        lambda: run(linen()),
+        TypeError,
+        "student is a Linen",
+        r"nnx\.bridge\.ToNNX\(student, rngs=nnx\.Rngs\(seed\)\)\.lazy_init\(inputs\)",
+    ),
+    (
+        "an operator of numpy",
+        numpy_loss,
+        TypeError,
+        "operator own cannot be traced",
+        r"write it with jax\.numpy",
+    ),
+    (
+        "a teacher of NaN in a loss",
+        lambda: distill.distillation_loss(ROWS, ROWS.at[2, 0].set(jnp.nan), operator=power, temperature=2.0),
+        ValueError,
+        "teacher_logits, row 2: contains nan",
+        "logits are finite",
+    ),
+    (
+        "an operator whose scale nothing derives",
+        lambda: distill.stages(operator=lambda p, temperature: p),
+        ValueError,
+        "gradient_scale is not known for operator <lambda>",
+        "give scale a number",
+    ),
+    (
+        "the path of a plan",
+        lambda: distill.Plan.from_json("out/plan.json"),
+        ValueError,
+        "plan is not JSON",
+        r"Path\(text\)\.read_text\(\)",
+    ),
+    (
+        "a plan's Path",
+        lambda: distill.Plan.from_json(pathlib.Path("out/plan.json")),
+        TypeError,
+        "text is a PosixPath",
+        r"\.read_text\(\) of it",
+    ),
+    (
         "other classes",
         lambda: run(teacher=mlp(4)),
         ValueError,
@@ -311,6 +359,13 @@ DISTILL = [
         ValueError,
         "missing 1 required positional argument: 'train'",
         "give the rest defaults",
+    ),
+    (
+        "an if on values in a model",
+        lambda: fit(Wrapped(lambda logits: logits if logits.sum() > 0 else -logits)),
+        ValueError,
+        "Attempted boolean conversion of traced array",
+        r"jnp\.where for an if on values",
     ),
     (
         "a mesh by the name of its axis",
@@ -452,6 +507,13 @@ FOLDER = [
         r"lambda width: Net\(width",
     ),
     (
+        "a class for what builds it",
+        loaded_by_its_class,
+        TypeError,
+        "build does not take what .*config.json holds, width",
+        r"lambda width: Net\(width",
+    ),
+    (
         "half a checkpoint",
         lambda folder: fit(checkpoint_dir=folder, keep=1.5),
         TypeError,
@@ -471,6 +533,20 @@ FOLDER = [
         readers.LogError,
         "line 1.*is not JSON",
         "remove it",
+    ),
+    (
+        "a stream of events",
+        lambda folder: read(folder, 'data: {"choices": []}\n\ndata: [DONE]\n'),
+        readers.LogError,
+        "line 1.*is not JSON",
+        "keep what follows 'data:'",
+    ),
+    (
+        "a compressed log",
+        read_compressed,
+        readers.LogError,
+        "byte 1 is not UTF-8",
+        "gunzip it first",
     ),
     (
         "another form",

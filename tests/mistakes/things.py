@@ -1,7 +1,9 @@
 """The small right things that each mistake changes in one place."""
 
 import dataclasses
+import gzip
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -82,12 +84,48 @@ def masks_at(rate, params=PARAMS, **options):
     return sparsity.update_masks(sparsity.sparsify(sgd).init(PARAMS), params, rate, **options)
 
 
+def masks_of_variables(rate):
+    model = mlp()
+    trainer = nnx.Optimizer(model, sparsity.sparsify(sgd), wrt=nnx.Param)
+    return sparsity.update_masks(trainer.opt_state, nnx.state(model, nnx.Param), rate)
+
+
+def observed_loss(target):
+    return distill.distillation_loss(jnp.zeros((1, 3)), target, operator=power, temperature=2.0)
+
+
+def numpy_loss():
+    def own(p, temperature):
+        return np.power(p, 1 / temperature) / np.power(p, 1 / temperature).sum()
+
+    return distill.distillation_loss(ROWS, ROWS, operator=own, temperature=2.0, scale=4.0)
+
+
+def linen():
+    class Linen(nn.Module):
+        @nn.compact
+        def __call__(self, inputs):
+            return nn.Dense(3)(inputs)
+
+    return Linen()
+
+
+def loaded_by_its_class(folder):
+    distill.save_pretrained(mlp(), folder, {"width": 4})
+    distill.load_pretrained(folder, models.MLP)
+
+
 def seen(ids, probs, size=9):
     return targets.TopK.observed(np.array(ids), np.log(np.array(probs, np.float32)), vocab_size=size)
 
 
 def read(folder, text):
     (folder / "log.jsonl").write_text(text)
+    return list(readers.read_targets(folder / "log.jsonl", k=2, vocabulary=9))
+
+
+def read_compressed(folder):
+    (folder / "log.jsonl").write_bytes(gzip.compress(b"{}\n", mtime=0))
     return list(readers.read_targets(folder / "log.jsonl", k=2, vocabulary=9))
 
 

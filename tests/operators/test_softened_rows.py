@@ -77,6 +77,15 @@ def test_an_operator_that_loses_a_class_is_refused():
 
 
 @pytest.mark.parametrize(
+    ("answer", "shape"), [(lambda p, t: p.sum(), r"\[\]"), (lambda p, t: p[None], r"\[1, 4\]")]
+)
+@pytest.mark.parametrize("temperature", [2.0, jnp.full(2, 2.0)])
+def test_an_operator_that_answers_no_row_is_refused(answer, shape, temperature):
+    with pytest.raises(ValueError, match=rf"maps \[K\] = \[4\] to {shape}; it must return \[K\]"):
+        on_rows(answer, jnp.asarray(ROWS[:2], jnp.float32), temperature)
+
+
+@pytest.mark.parametrize(
     "call",
     [
         lambda rows: targets.sample(jax.random.key(0), "power", jnp.log(rows), 2.0, 3),

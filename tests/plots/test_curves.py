@@ -115,6 +115,15 @@ def test_law_margins_put_a_violation_left_of_zero(ax):
     assert {marker for (y, marker), x in drawn.items() if x < -0.01} == {"X"}
 
 
+@pytest.mark.usefixtures("x64")
+def test_law_margins_draw_a_law_that_an_output_of_nan_broke(ax):
+    report = axioms.check(lambda p, t: p * p ** (1 / t) / p ** (1 / t), laws=("A4",), num_classes=(2,))
+    assert report["A4"].margin == -np.inf
+    plots.law_margins(report, ax=ax)
+    marks = [line for line in ax.lines if line.get_marker() == "D"]
+    assert [float(mark.get_xdata()[0]) for mark in marks] == [-1.0]
+
+
 def test_without_axes_a_new_figure_opens_in_the_style_of_the_house():
     from matplotlib import pyplot
 

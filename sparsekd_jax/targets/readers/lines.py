@@ -70,14 +70,23 @@ def strict(raw: bytes) -> Any:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
         what = f"byte {error.start} is not UTF-8"
-        raise Problem("", what, "write the log as UTF-8", "not UTF-8") from None
+        packed = raw.startswith(b"\x1f\x8b")
+        remedy = "the file is compressed: gunzip it first" if packed else "write the log as UTF-8"
+        raise Problem("", what, remedy, "not UTF-8") from None
     except (ValueError, RecursionError) as error:
         what = f"is not JSON ({str(error).partition(chr(10))[0]:.80})"
+        remedy = (
+            "the line is cut short, or two were written at once: remove it; "
+            "where one record takes several lines: jq -c . FILE > FILE.jsonl"
+        )
+        if raw.lstrip().startswith(b"data:"):
+            remedy = (
+                "it is a server-sent event: keep what follows 'data:' in each line, and drop data: [DONE]"
+            )
         raise Problem(
             "",
             what,
-            "the line is cut short, or two were written at once: remove it; "
-            "where one record takes several lines: jq -c . FILE > FILE.jsonl",
+            remedy,
             "not JSON",
         ) from None
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
 from sparsekd_jax._numerics import at_least_float32
-from sparsekd_jax._refusals import refuse, require_level, whole
+from sparsekd_jax._refusals import refuse, require_key, require_level, whole
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators._softening import on_rows
 from sparsekd_jax.targets.text_only import clopper_pearson
@@ -80,6 +80,7 @@ def sample_labels(
 
     Raises:
         ValueError: what the operator refuses, or an n that is no whole number ≥ 1.
+        TypeError: a key that is none, such as a seed.
 
     Probabilities are those of the dtype: in float32 a class below about 1e-7 is not drawn as often as it
     should, and T − 1 is off by 2e-4 of itself at T = 1.0001. ε allows for neither: pass float64 rows there.
@@ -89,6 +90,7 @@ def sample_labels(
     >>> sample_labels(jax.random.key(0), op, jnp.array([[1.0, 0.0], [0.0, 1.0]]), 1.001, 3).tolist()
     [[0, 0, 0], [1, 1, 1]]
     """
+    require_key(key)
     if not isinstance(num_labels, int | np.integer) or num_labels < 1:
         raise ValueError(f"num_labels is {num_labels}; it is a whole number ≥ 1")
     simplex.require_probabilities(p)
