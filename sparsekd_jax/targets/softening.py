@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from sparsekd_jax import simplex
 from sparsekd_jax._numerics import at_least_float32, row_sum
-from sparsekd_jax._refusals import is_traced, refuse
+from sparsekd_jax._refusals import broadcasts_to, is_traced, refuse
 from sparsekd_jax.operators import ConvergenceError, ConvexMixture, PowerTransform, TsallisSoftening
 from sparsekd_jax.operators.base import (
     SofteningOperator,
@@ -137,7 +137,7 @@ def _tail_error(given: ArrayLike, t: Array) -> Array:
     if not is_traced(given):
         values = np.asarray(given, np.float64)
         refuse(~(values >= 0), "tail_error", lambda i: f"is {values[i]:g}; how far a mass may be off is ≥ 0")
-        if values.shape not in ((), t.shape):
+        if not broadcasts_to(values.shape, t.shape):
             raise ValueError(f"tail_error has shape {values.shape}; give a scalar or one a row, {t.shape}")
     return jnp.broadcast_to(jnp.asarray(given, t.dtype), t.shape)
 
