@@ -139,8 +139,8 @@ def check(
     probe = case_makers.sweep(ks[0], asked, 8, seed)
     evaluator.prepare(ks, float(probe.high[0]))
     budget = budget or Budget()
+    _require_one_answer(evaluator, probe)
     if not evaluator.traceable:  # row by row: a tenth as fast, so fewer cases, still dense in T
-        _require_one_answer(evaluator, probe)
         budget = dataclasses.replace(budget, sweep=max(budget.sweep // 5, 1), limits=budget.limits // 5)
     run = _Run(evaluator, claims, asked, ks, budget, corpus, seed)
     with np.errstate(invalid="ignore"):  # an operator may answer NaN or inf, which laws judge
@@ -176,17 +176,17 @@ def _require_signature(operator: Softener) -> None:
 
 def _require_one_answer(evaluator: Evaluator, probe: Cases) -> None:
     """Refuse a function that draws random numbers or remembers: rows asked in another order show it."""
+    if evaluator.has_log:
+        return
+    if evaluator.traceable:
+        row = np.arange(1.0, probe.num_classes + 1)
+        if not evaluator.answers_alike(row / row.sum(), float(probe.high[0])):
+            raise evaluator.two_answers()
+        return
     p, t = np.repeat(probe.p, 2, axis=0), np.stack([probe.low, probe.high], -1).ravel()
     there, back = evaluator.soften(p, t), evaluator.soften(p[::-1], t[::-1])[::-1]
     if not np.array_equal(there, back, equal_nan=True):
-        raise _two_answers(evaluator)
-
-
-def _two_answers(evaluator: Evaluator) -> ValueError:
-    return ValueError(
-        f"operator {operator_name(evaluator.operator)} answers the same p and temperature in two ways; it is "
-        "a function of these two alone: fix its random key, and keep nothing between calls"
-    )
+        raise evaluator.two_answers()
 
 
 def _chosen_laws(laws: Iterable[str] | None) -> list[Law]:
@@ -280,7 +280,7 @@ class _Run:
         except hypothesis.errors.NoSuchExample:
             return None
         except hypothesis.errors.Flaky:  # it tries what it found once more
-            raise _two_answers(self.evaluator) from None
+            raise self.evaluator.two_answers() from None
 
     def _search(self, law: Law, where: TemperatureRange, tally: "_Tally") -> None:
         """Let Hypothesis look where the sweep found nothing."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsekd_jax.operators import SofteningOperator
-from sparsekd_jax.operators.base import apply_unchecked
+from sparsekd_jax.operators.base import apply_unchecked, operator_name
 
 BATCH = 256
 """Rows a compiled call takes. The batch is padded to it, so that each K is compiled once."""
@@ -125,11 +125,42 @@ class Evaluator:
                     list(pool.map(one_batch, starts[1:]))
         except (
             jax.errors.ConcretizationTypeError,
+            jax.errors.NonConcreteBooleanIndexError,
             jax.errors.TracerArrayConversionError,
             jax.errors.TracerIntegerConversionError,
         ):
             return self._row_by_row(x, temperature)
+        except jax.errors.UnexpectedTracerError:
+            raise self.two_answers() from None
+        except Exception:
+            # A mistake, or what a traced value refuses without saying that it is one, such as to be written
+            # into. Rows of numbers tell.
+            if not self._takes_rows(x[0], temperature[0]):
+                raise
+            return self._row_by_row(x, temperature)
         return out
+
+    def _takes_rows(self, row: np.ndarray, temperature: float) -> bool:
+        if self._argument is not None:
+            return False
+        try:
+            self._row_by_row(row[None], np.full(1, temperature))
+        except Exception:
+            return False
+        return True
+
+    def answers_alike(self, row: np.ndarray, temperature: float) -> bool:
+        """Whether a function that was compiled, its random numbers with it, answers a row alike twice."""
+        with jax.enable_x64(True):
+            p, t = jnp.asarray(row), jnp.asarray(temperature)
+            return np.array_equal(self.operator(p, t), self.operator(p, t), equal_nan=True)
+
+    def two_answers(self) -> ValueError:
+        """What to say of a function that draws random numbers or remembers."""
+        return ValueError(
+            f"operator {operator_name(self.operator)} answers the same p and temperature in two ways; it is "
+            "a function of these two alone: fix its random key, and keep nothing between calls"
+        )
 
     def _row_by_row(self, p: np.ndarray, temperature: np.ndarray) -> np.ndarray:
         self._compiled = None
@@ -137,7 +168,10 @@ class Evaluator:
         # What jax code in it is given is float64 too; a row of its own, as numpy code may write into it.
         with np.errstate(all="ignore"), jax.enable_x64(True):
             for i, (row, t) in enumerate(zip(p, temperature, strict=True)):
-                q = np.asarray(self.operator(row.copy(), float(t)))
+                try:
+                    q = np.asarray(self.operator(row.copy(), float(t)))
+                except jax.errors.UnexpectedTracerError:  # kept from when it was traced
+                    raise self.two_answers() from None
                 self._inspect(q[None] if q.ndim == 1 else q, row[None])
                 out[i] = q
         return out

@@ -98,10 +98,10 @@ def source_of(
 def whole_seed(argument: str, seed: Any) -> int:
     """A seed as Python's number, refused where JAX would drop a part of it."""
     value = whole(argument, seed, least=-(2**31))
-    if value >= 2**32:
+    if value >= 2**32 and jnp.result_type(int).itemsize < 8:
         raise ValueError(
-            f"{argument} is {value}; JAX reads 32 bits of a seed, so {value % 2**32} would give the same: "
-            "give one below 2**32"
+            f"{argument} is {value}; JAX reads 32 bits of a seed without x64, so {value % 2**32} would "
+            "give the same: give one below 2**32"
         )
     return value
 

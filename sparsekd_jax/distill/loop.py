@@ -365,14 +365,17 @@ def teacher_logits(teacher: Any, batch: Batch) -> Array:
         raise ValueError(
             f"teacher gives logits of shape {logits.shape}; {inputs.shape[0]} training inputs need ({needs})"
         )
-    if not is_traced(logits) and bool((logits >= 0).all() and (abs(logits.sum(-1) - 1) < 0.01).all()):
-        raise ValueError(
-            "teacher gives rows that are ≥ 0 and sum to 1, which are probabilities; give logits: leave the "
-            "softmax out of a module, take jnp.log of an array"
-        )
+    live = True
     if "weights" in batch:  # padding may hold anything
-        logits = jnp.where(batch["weights"][..., None] != 0, logits, jnp.zeros_like(logits))
+        live = batch["weights"] != 0
+        logits = jnp.where(live[..., None], logits, jnp.zeros_like(logits))
     if not is_traced(logits):
+        sums_to_1 = abs(logits.sum(-1) - 1) < 0.01
+        if bool((logits >= 0).all() and jnp.where(live, sums_to_1, True).all()):
+            raise ValueError(
+                "teacher gives rows that are ≥ 0 and sum to 1, which are probabilities; give logits: leave "
+                "the softmax out of a module, take jnp.log of an array"
+            )
         broken = ~jnp.isfinite(jnp.max(logits, axis=-1))
         refuse(broken, "teacher", lambda _: "gives logits that are NaN, +inf, or all −inf; leave the row out")
     return logits

@@ -103,9 +103,9 @@ def run_many(
     index = _batches(rows, seeds, arrays["inputs"].shape[0], batch_size, total)
     test = jnp.asarray(data.test_inputs), jnp.asarray(data.test_labels)
     wrapped = _program.sparsified(optimizer, where)
-    graphdef = _program.split(students[0])[0]
     _program.require_trainable("students[0]", optimizer, _program.split(students[0])[1])
-    params, rest = _stack([_program.split(student)[1:] for student in students])
+    given, *held = zip(*[_program.split(student) for student in students], strict=True)
+    params, rest = (_stack(trees) for trees in held)
     carry = (params, rest, jax.vmap(wrapped.init)(params))
     awake = _program.split_for_evaluation(students[0])
     shape_of = functools.partial(_program.logits_shape, "students[0]", *awake)
@@ -149,7 +149,8 @@ def run_many(
                 on_progress(step, total)
         paths.append(_point(carry))
     host = jax.device_get(records)
-    return [_result(graphdef, carry, host, paths, member) for member in range(size)]
+    # Each in the mode that it was given in.
+    return [_result(graphdef, carry, host, paths, member) for member, graphdef in enumerate(given)]
 
 
 @functools.lru_cache(maxsize=32)
@@ -267,7 +268,7 @@ def _require_one_program(
         )
 
     def shape(model: nnx.Module) -> Any:
-        graphdef, params, rest = _program.split(model)
+        graphdef, params, rest = _program.split_for_training(model)
         return graphdef, jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (params, rest))
 
     for member, (student, plan) in enumerate(zip(students, plans, strict=True)):

@@ -53,7 +53,10 @@ def soften(operator: Operator, p: Float[np.ndarray, "N K"], temperature: float) 
         rows = jnp.asarray(padded, jnp.float64)
         try:
             q = np.asarray(on_rows(operator, rows, temperature), np.float64)[: len(p)]
-        except jax.errors.JAXTypeError:  # numpy code
+        except (
+            TypeError,
+            jax.errors.NonConcreteBooleanIndexError,
+        ):  # numpy code, or a mistake that shows again
             by_row: Callable[..., Any] = operator
             q = np.stack([np.asarray(by_row(row.copy(), temperature), np.float64) for row in p])
             _require_classes(p[0], q[0])

@@ -142,10 +142,13 @@ def _target_residual(x: Array, op: Variational, log_p: Array, target: EntropyTar
 
 def _require_convex(name: str, potential: Potential, params: Any) -> None:
     """Refuse a potential whose slope falls or stays on a grid, beyond rounding, where values can be seen."""
-    x = jnp.linspace(1 / 32, 1, 32)
-    if is_traced(params) or jax.eval_shape(potential, x[0], params).shape:  # params of a family
+    x = jnp.asarray(np.linspace(1 / 32, 1, 32, dtype=np.float32))
+    if jax.eval_shape(potential, x[0], params).shape:  # params of a family
         return
-    slope = np.asarray(jax.vmap(jax.grad(lambda x: potential(x, params)))(x), np.float64)
+    traced = jax.vmap(jax.grad(lambda x: potential(x, params)))(x)
+    if is_traced(traced):  # inside jit all is
+        return
+    slope = np.asarray(traced, np.float64)
     falls = np.diff(slope) < -1e-5 * np.abs(slope).max()
     if falls.any() or slope[-1] <= slope[0]:
         i = int(np.argmax(falls))

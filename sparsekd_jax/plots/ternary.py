@@ -68,8 +68,8 @@ def variance_map(
         The axes. The scale is logarithmic about 1 (blue lowers, red raises); the black line is at 1.
 
     Raises:
-        ValueError: a ratio on the map is above ``largest``, or below its reciprocal; one is 0 or not finite,
-            which a logarithmic scale has no place for; fewer than three points.
+        ValueError: a ratio on the map is above ``largest``, or below its reciprocal; ``largest`` ≤ 1; a ratio is 0
+            or not finite, which a logarithmic scale has no place for; fewer than three points.
         TypeError: an operator, or whatever else is no map.
     """
     from matplotlib import colors, ticker
@@ -93,14 +93,16 @@ def variance_map(
     ax = axes_or_new(ax, 5.4, 4.3)
     log_ratio = np.log2(amplification.ratio)
     furthest = float(np.abs(log_ratio).max())
-    if largest is not None and not largest >= 2**furthest:
-        raise ValueError(f"largest is {largest:g}, and the map goes to {2**furthest:.4g}; give that or more")
-    bound = max(1.0, math.ceil(furthest)) if largest is None else math.log2(largest)
+    if largest is not None and not (largest > 1 and math.log2(largest) >= furthest - 1e-9):
+        raise ValueError(
+            f"largest is {largest:g}, and the map goes to {2**furthest:.4g}; give that or more, above 1"
+        )
+    bound = max(1.0, math.ceil(furthest - 1e-9)) if largest is None else math.log2(largest)
     x, y = to_plane(amplification.points).T
     filled = ax.tricontourf(
         x,
         y,
-        log_ratio,
+        np.clip(log_ratio, -bound, bound),  # a ratio of 4 to rounding fits a scale that ends at 4
         levels=np.linspace(-bound, bound, 38),  # 37 bands, a prime: no border at a power of 2, to speckle
         cmap="RdBu_r",
         norm=colors.Normalize(-bound, bound),
@@ -111,7 +113,7 @@ def variance_map(
     bar = ax.get_figure().colorbar(filled, ax=ax, shrink=0.86, pad=0.04)  # type: ignore[union-attr]
     bar.set_label("total variance of F(p̂) over that of p̂")
     step = max(1, math.ceil(bound / 4))
-    bar.set_ticks([float(v) for v in np.arange(-(bound // step) * step, bound + 1, step)])
+    bar.set_ticks([float(v) for v in np.arange(-(bound // step) * step, bound + 1e-9, step)])
     bar.ax.axhline(0, color="black", lw=1.4)  # the contour at 1
     bar.ax.yaxis.set_major_formatter(
         ticker.FuncFormatter(lambda v, _: f"{2**v:g}" if v >= 0 else f"1/{2**-v:g}")

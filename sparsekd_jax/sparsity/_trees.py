@@ -75,10 +75,14 @@ def require_masks(masks: PyTree, params: PyTree) -> None:
             f"({', '.join(named_leaves(params)) or 'none'}); take the masks by current_masks(state)"
         ) from None
     for (path, mask), weight in zip(parts, weights, strict=True):
-        if mask is not None and (mask.shape != weight.shape or mask.dtype != bool):
+        shape = getattr(weight, "shape", None)  # a whole layer, or masks and params in each other's place
+        if mask is not None and (
+            jnp.shape(mask) != shape or not jnp.issubdtype(jnp.result_type(mask), jnp.bool_)
+        ):
+            what = "what has no shape" if shape is None else f"shape {shape}"
             raise ValueError(
-                f"masks holds {mask.dtype}{list(mask.shape)} for {path_name(path) or 'the array'} of shape "
-                f"{weight.shape}; give a bool for each weight, True to keep it"
+                f"masks holds {jnp.result_type(mask)}{list(jnp.shape(mask))} for "
+                f"{path_name(path) or 'the array'} of {what}; give a bool for each weight, True to keep it"
             )
 
 

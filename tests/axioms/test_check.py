@@ -10,6 +10,7 @@ import pytest
 from sparsekd_jax import operators
 from sparsekd_jax.axioms import LAWS, Budget, Witness, cells, check, markdown_table, page, parametrize
 from sparsekd_jax.axioms.parametrize import LawTest
+from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.operators.lawless import ClampedPower
 from tests.axioms.twins import TWINS, WARM, Overclaiming
 
@@ -145,6 +146,31 @@ def test_a_function_that_writes_into_its_input_is_judged_by_what_it_returns():
     assert report.ok, report.explain()
 
 
+def into_entries(p, temperature):
+    p[p < 1e-300] = 0
+    p[:] = p ** (1 / temperature)
+    return p / p.sum()
+
+
+def of_the_support(p, temperature):
+    w = np.zeros(len(p))
+    w[p > 0] = np.exp(np.log(p[p > 0]) / temperature)
+    return w / w.sum()
+
+
+@pytest.mark.parametrize("function", [into_entries, of_the_support])
+def test_numpy_code_that_says_more_of_a_traced_row_than_jax_knows_is_called_row_by_row(function):
+    """What jax says of p[0] = 0 is a plain TypeError, and of p[p > 0] an IndexError."""
+    assert check(function, laws=("A1", "A3"), num_classes=(3,), budget=QUICK).ok
+    row = np.array([[0.7, 0.2, 0.1]])
+    np.testing.assert_allclose(soften(function, row, 2.0), soften(numpy_power, row, 2.0), rtol=1e-12)
+
+
+def test_the_mistake_of_a_traced_function_is_shown_as_it_is():
+    with pytest.raises(AttributeError, match="Tracer has no attribute entropie"):
+        check(lambda p, temperature: p.at[0].add(p.entropie), num_classes=(3,), budget=QUICK)
+
+
 def test_a_function_of_a_narrow_range_is_never_called_outside():
     def cold(p, temperature):
         if not 0.1 <= temperature <= 1:
@@ -170,7 +196,19 @@ def rarely_noisy(p, temperature, calls=[0]):  # noqa: B006
     return numpy_power(p, 2 * temperature if calls[0] > 100 and p[0] > 0.4 and calls[0] % 3 else temperature)
 
 
-@pytest.mark.parametrize("function", [noisy, remembering, rarely_noisy])
+def noisy_if_not_compiled(p, temperature, rng=np.random.default_rng(0)):  # noqa: B008
+    w = p * (1 + 1e-3 * rng.random(p.shape))
+    return w / w.sum() / temperature + (1 - 1 / temperature) / len(p)
+
+
+def holding_what_is_traced(p, temperature, last={"t": 1.0}):  # noqa: B006
+    last["t"] = (last["t"] + temperature) / 2
+    return numpy_power(p, last["t"])
+
+
+@pytest.mark.parametrize(
+    "function", [noisy, remembering, rarely_noisy, noisy_if_not_compiled, holding_what_is_traced]
+)
 def test_a_function_that_is_none_is_refused(function):
     with pytest.raises(ValueError, match=f"operator {function.__name__} answers the same .* in two ways"):
         check(function, laws=("A4", "A3"), num_classes=(3,), budget=QUICK)

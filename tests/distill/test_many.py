@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from sparsekd_jax import distill, operators, sparsity
-from tests.distill.small import draw_blobs, mlp
+from tests.distill.small import Noisy, draw_blobs, flat, mlp
 
 BLOBS = draw_blobs(1)
 SETTINGS = {"optimizer": optax.adam(1e-2), "batch_size": 16, "record_every": 6}
@@ -71,6 +71,15 @@ def test_members_that_swap_their_seeds_differ():
         for a, b in zip(jax.tree.leaves(first.path[-1]), jax.tree.leaves(second.path[-1]), strict=True)
     )
     assert worst > 2e-3
+
+
+def test_members_of_two_modes_train_alike_and_keep_theirs():
+    """Such as ``result.model(k)`` beside a new model: it was refused as another architecture."""
+    students = [Noisy(nnx.Rngs(0)), Noisy(nnx.Rngs(0))]
+    students[1].eval()
+    first, second = distill.run_many(students, [mlp(4)] * 2, BLOBS, plan(), seeds=(7, 7), **SETTINGS)
+    np.testing.assert_array_equal(flat(first.path[-1]), flat(second.path[-1]))
+    assert (first.student.dropout.deterministic, second.student.dropout.deterministic) == (False, True)
 
 
 def test_a_second_call_compiles_nothing():

@@ -13,6 +13,7 @@ from flax import nnx
 
 from sparsekd_jax import data, distill, models
 from sparsekd_jax.distill import _program
+from sparsekd_jax.distill._sources import source_of, whole_seed
 from tests.distill.small import BLOBS, assert_same, flat, mlp
 
 PLAN = distill.stages(sparsity=0.6, num_stages=2, total_steps=20, temperature=2.0, alpha=0.3)
@@ -111,6 +112,15 @@ def test_padding_weighs_nothing():
     assert np.abs(flat(run(counted, plan, batch_size=100).path[-1]) - flat(alone.path[-1])).max() > 1e-3
 
 
+@pytest.mark.parametrize("padding", [0.0, np.nan])
+def test_rows_of_padding_do_not_hide_probabilities(padding):
+    live = np.arange(60) < 50
+    taught = np.where(live[:, None], np.float32(1 / 3), np.full((60, 3), padding, np.float32))
+    plan = distill.stages(sparsity=0.0, num_stages=1, total_steps=2)
+    with pytest.raises(ValueError, match="teacher gives rows that are ≥ 0 and sum to 1"):
+        distill.run(mlp(1), taught, weighted(live.astype(np.float32)), plan, batch_size=16, **SETTINGS)
+
+
 def test_a_batch_of_padding_alone_changes_nothing():
     plan = distill.stages(sparsity=0.0, num_stages=1, total_steps=3, temperature=2.0)
     full = {"inputs": BLOBS.train_inputs[:8], "labels": BLOBS.train_labels[:8]}
@@ -196,3 +206,8 @@ def test_a_transformer_learns_from_its_teacher(text):
     assert result.history[-1]["divergence"] < result.history[2]["divergence"]
     with pytest.raises(ValueError, match=r"64 training inputs need \(64, 8, num_classes\)"):
         distill.run(models_[0], np.zeros((64, 256), np.float32), text, plan, **settings)
+
+
+def test_with_x64_a_seed_has_64_bits(x64):
+    low, high = (source_of(BLOBS, whole_seed("seed", seed), 16, 2).steps(0, 2)[1] for seed in (3, 2**40 + 3))
+    assert (low != high).any()

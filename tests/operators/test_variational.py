@@ -179,6 +179,9 @@ def test_convex_potentials_and_families_of_them_pass():
         variational(potential, potential)
 
     p = jnp.array([0.7, 0.2, 0.1])
+    made_inside = jax.jit(lambda p: variational(square, shannon)(p, 2.0))(p)
+    np.testing.assert_allclose(made_inside, variational(square, shannon)(p, 2.0), atol=1e-6)
+
     family = variational(tsallis, tsallis, params=jnp.array([1.5, 2.5]))
     rows = jax.vmap(lambda op: op(p, 2.0))(family)
     for row, alpha in zip(rows, (1.5, 2.5), strict=True):

@@ -82,6 +82,15 @@ def test_the_map_of_the_mixture_has_one_colour_and_no_contour(ax):
     assert len(seen) == 1  # one value, one colour
     with pytest.raises(ValueError, match=r"largest is 2, and the map goes to 4; give that or more"):
         plots.variance_map(found, largest=2, ax=shared)
+    assert found.ratio.min() < 1 / 4  # by rounding
+    for largest in (4, 6):
+        ax.figure.clear()
+        plots.variance_map(found, largest=largest, ax=(shared := ax.figure.subplots()))
+        assert len([path for path in shared.collections[0].get_paths() if len(path.vertices)]) == 1
+        np.testing.assert_allclose(shared.figure.axes[1].get_ylim(), (-np.log2(largest), np.log2(largest)))
+    even = variance.amplification_map(operators.get("mixture"), 1.0, 10, resolution=10)
+    with pytest.raises(ValueError, match=r"largest is 1, and the map goes to 1; give that or more, above 1"):
+        plots.variance_map(even, largest=1, ax=shared)
     with pytest.raises(ValueError, match="too many to enumerate"):
         variance.amplification_map(operators.get("mixture"), 2.0, 10_000, resolution=10)
 

@@ -95,7 +95,7 @@ def test_a_dropped_nan_becomes_zero():
     assert out["b"].tolist() == [1.0]
 
 
-@pytest.mark.parametrize("mask", [jnp.ones(2, bool), jnp.ones((3, 1, 1), bool), jnp.full((2, 2), 0.5)])
+@pytest.mark.parametrize("mask", [jnp.ones(2, bool), jnp.ones((3, 1, 1), bool), jnp.full((2, 2), 0.5), True])
 def test_masks_that_are_not_a_bool_a_weight_are_refused(mask):
     """Broadcast, a mask [2] spoke for every row, one of [3, 1, 1] made new weights, and 0.5 kept all."""
     params = {"w": jnp.ones((2, 2))}
@@ -107,3 +107,12 @@ def test_masks_that_are_not_a_bool_a_weight_are_refused(mask):
         state = sparsity.sparsify(optax.sgd(0.1), straight_through=straight_through).init(params)
         with pytest.raises(ValueError, match=says):
             sparsity.update_masks(state, params, 0.5, pattern=lambda scores, rate: {"w": mask})
+
+
+def test_masks_and_params_in_each_others_place_are_refused():
+    params = {"b": jnp.ones(2), "w": jnp.ones((2, 2))}
+    masks = {"b": None, "w": jnp.ones((2, 2), bool)}
+    with pytest.raises(ValueError, match=r"masks holds float32.* for b of what has no shape; give a bool"):
+        sparsity.apply_masks(masks, params)
+    with pytest.raises(ValueError, match=r"masks holds bool.* for layer of what has no shape; give a bool"):
+        sparsity.apply_masks({"layer": params}, {"layer": masks["w"]})

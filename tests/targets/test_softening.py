@@ -264,6 +264,18 @@ def test_a_tail_error_that_is_none_is_refused(error, message):
         soften(operators.get("power"), seen, 2.0, tail_error=error)
 
 
+def test_a_tail_error_broadcasts_to_the_rows_as_a_temperature_does():
+    log_probs = np.log(np.full((2, 3, 2), 0.3, np.float32))
+    seen = TopK.observed(np.broadcast_to([0, 1], (2, 3, 2)), log_probs, vocab_size=12)
+    a_row = np.array([[0.0], [0.1]], np.float32)
+    wide, full = (
+        soften(operators.get("power"), seen, 2.0, tail_error=error)
+        for error in (a_row, np.broadcast_to(a_row, (2, 3)))
+    )
+    np.testing.assert_array_equal(wide.lower, full.lower)
+    assert (full.lower[1] < full.lower[0]).all()
+
+
 def test_tail_error_of_zero_tightens_a_small_tail():
     with jax.enable_x64(False):
         z = jnp.concatenate([jnp.array([20.0, 10.0]), jnp.zeros(998)])

@@ -68,8 +68,9 @@ def local_epsilon(
         floor: δ in [0, 1/K]. See `clip`.
 
     Returns:
-        A `LocalEpsilon`. The number is computed in float64: relative error 1e-9, but that of the threshold
-        next to a temperature where ε becomes infinite. Bounds are rounded outwards.
+        A `LocalEpsilon`. The number is computed in float64: relative error 1e-9, below 1e-7 nats an absolute
+        one of 1e-16, and next to a temperature where ε becomes infinite that of the threshold. Bounds are
+        rounded outwards.
 
     Raises:
         ValueError: an argument outside its range. TypeError: what is no operator, such as its name.
