@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
 from sparsekd_jax import sparsity
+from sparsekd_jax._refusals import is_traced
 from sparsekd_jax.distill.divergences import Divergence, times, widened
 from sparsekd_jax.distill.losses import (
     Operator,
@@ -172,17 +173,35 @@ def logits_of(graphdef: Any, params: PyTree, rest: PyTree, inputs: Array, rows_a
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def evaluate_all(graphdef: Any, params: PyTree, rest: PyTree, inputs: Array, labels: Array) -> Tally:
-    """The tally of all examples, a slice of them at a time."""
+def evaluate_all(
+    graphdef: Any, params: PyTree, rest: PyTree, inputs: Array, labels: Array
+) -> tuple[Tally, Array]:
+    """The tally of all examples, a slice of them at a time, and how many rows are no probabilities."""
 
-    def some(rows: tuple[Array, Array]) -> Tally:
-        return tally(nnx.merge(graphdef, params, rest, copy=True)(rows[0]), rows[1])
+    def some(rows: tuple[Array, Array]) -> tuple[Tally, Array]:
+        logits = nnx.merge(graphdef, params, rest, copy=True)(rows[0])
+        return tally(logits, rows[1]), jnp.sum(~are_probabilities(logits))
 
     stacked, last = _in_slices(some, (inputs, labels), rows_at_once(labels))
     if stacked is None:
         return last
     total = jax.tree.map(lambda sums: jnp.sum(sums, axis=0), stacked)
-    return total if last is None else total + last
+    return total if last is None else jax.tree.map(jnp.add, total, last)
+
+
+def are_probabilities(logits: Array) -> Array:
+    """For each row, whether it is ≥ 0 and sums to 1, as a model that ends in softmax gives it."""
+    wide = widened(logits)
+    return (wide >= 0).all(-1) & (jnp.abs(wide.sum(-1) - 1) < 0.01)
+
+
+def require_logits(argument: str, others: Array) -> None:
+    """Refuse a model of whose rows none is anything else than probabilities."""
+    if not is_traced(others) and int(others) == 0:
+        raise ValueError(
+            f"{argument} gives rows that are ≥ 0 and sum to 1, which are probabilities; leave the softmax "
+            "out: losses and metrics take logits"
+        )
 
 
 def rows_at_once(labels: Array) -> int:

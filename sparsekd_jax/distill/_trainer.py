@@ -111,6 +111,7 @@ class Trainer:
         self.graphdef, *held = _program.split_for_training(model)
         params, rest = self.place.everywhere(held)
         self.eval_graphdef = _program.split_for_evaluation(model)[0]
+        self.argument = argument
         shape_of = functools.partial(_program.logits_shape, argument, self.eval_graphdef, params, rest)
         self.num_classes = require_halves(argument, data, self.source.steps(0, 1)[0], shape_of)
         _program.require_trainable(argument, optimizer, params)
@@ -147,7 +148,7 @@ class Trainer:
     def begin(self) -> None:
         """Record where a run starts; one that was resumed has that already."""
         if not self.history:
-            self._record("start", stage=0)
+            _program.require_logits(self.argument, self._record("start", stage=0))
 
     def prune(self, plan: Plan, number: int, objective: Objective, targets: Batch, knobs: PyTree) -> None:
         """Drop weights down to the sparsity of stage ``number``; gradients are those of its first batches."""
@@ -222,16 +223,19 @@ class Trainer:
 
     def _record(
         self, event: str, stage: int, means: dict[str, Array] | None = None, first_bad: Array | None = None
-    ) -> None:
+    ) -> Array:
+        """Evaluate, and keep what is found on device; returns how many rows are no probabilities."""
         params, rest, _ = self.carry
         judge = functools.partial(_program.evaluate_all, self.eval_graphdef, params, rest)
-        tallies = (judge(*self.test), None if self.validation is None else judge(*self.validation))
+        tally, others = judge(*self.test)
+        tallies = (tally, None if self.validation is None else judge(*self.validation)[0])
         # Chosen on device: whether this record is good is only known on the host when it is flushed.
         nlls = [own.nll for own in tallies if own is not None]
         first = jnp.asarray(-1) if first_bad is None else first_bad
         self._good = _program.keep_good(self._good, self.pure_params(), first, nlls)
         row = {"event": event, "stage": stage, "step": self.step, "sparsity": self.sparsity}
         self._pending.append((row, means or {}, first_bad, tallies))
+        return others
 
     def _flush(self) -> None:
         """Bring what was recorded to the host, in one transfer, and refuse what is not finite."""
@@ -333,7 +337,7 @@ class Trainer:
     def _tally_template(self) -> Tally:
         params, rest, _ = self.carry
         judge = functools.partial(_program.evaluate_all, self.eval_graphdef)
-        return jax.eval_shape(judge, params, rest, *self.test)
+        return jax.eval_shape(judge, params, rest, *self.test)[0]
 
 
 def _as_data(leaf: Any) -> Array:

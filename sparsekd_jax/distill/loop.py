@@ -163,8 +163,9 @@ def run(
         The student, its history, its path, its final metrics.
 
     Raises:
-        ValueError: sizes, labels or classes that do not fit together; an optimizer that cannot take a step on
-            the parameters; a plan or a tail that a partial teacher cannot serve; resume without a directory.
+        ValueError: sizes, labels or classes that do not fit together; a model that gives probabilities; an
+            optimizer that cannot take a step on the parameters; a plan or a tail that a partial teacher
+            cannot serve; resume without a directory.
         TypeError: an argument that is another kind of thing, such as labels that are no class ids; a partial
             teacher and an operator that has no bound on it.
         DivergedError: a FloatingPointError; the loss or a parameter became NaN or infinite, or an evaluation
@@ -308,8 +309,8 @@ def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array
 
     Raises:
         TypeError: no module, or labels that are no class ids.
-        ValueError: no example, inputs that hold NaN, or labels that do not fit the inputs and the model's
-            logits.
+        ValueError: no example, inputs that hold NaN, labels that do not fit the inputs and the model's
+            logits, or probabilities for logits.
 
     >>> from flax import nnx
     >>> from sparsekd_jax import models
@@ -322,7 +323,9 @@ def evaluate(model: nnx.Module, inputs: Float[Array, "n ..."], labels: Int[Array
     split, inputs = _program.split_for_evaluation(model), jnp.asarray(inputs)
     if not is_traced(inputs, labels):
         require_classes("", labels, _program.logits_shape("model", *split, inputs), "model")
-    return _program.evaluate_all(*split, inputs, jnp.asarray(labels))
+    found, others = _program.evaluate_all(*split, inputs, jnp.asarray(labels))
+    _program.require_logits("model", others)
+    return found
 
 
 def _result(trainer: Trainer) -> Result:
@@ -370,8 +373,7 @@ def teacher_logits(teacher: Any, batch: Batch) -> Array:
         live = batch["weights"] != 0
         logits = jnp.where(live[..., None], logits, jnp.zeros_like(logits))
     if not is_traced(logits):
-        sums_to_1 = abs(logits.sum(-1) - 1) < 0.01
-        if bool((logits >= 0).all() and jnp.where(live, sums_to_1, True).all()):
+        if bool(jnp.where(live, _program.are_probabilities(logits), True).all()):
             raise ValueError(
                 "teacher gives rows that are ≥ 0 and sum to 1, which are probabilities; give logits: leave "
                 "the softmax out of a module, take jnp.log of an array"

@@ -119,12 +119,15 @@ def run_many(
     paths = [_point(carry)]
     records: list[tuple[dict[str, Any], dict[str, Array], Any]] = []
 
-    def record(event: str, stage: int, step: int, sparsity: float, means: dict[str, Array]) -> None:
+    def record(event: str, stage: int, step: int, sparsity: float, means: dict[str, Array]) -> Array:
         row = {"event": event, "stage": stage, "step": step, "sparsity": sparsity}
-        records.append((row, means, judge(carry[0], carry[1], *test)))
+        tallies, others = judge(carry[0], carry[1], *test)
+        records.append((row, means, tallies))
+        return others
 
     step = 0
-    record("start", 0, step, 0.0, {})
+    for member, others in enumerate(record("start", 0, step, 0.0, {})):
+        _program.require_logits(f"students[{member}]", others)
     for number, stage in enumerate(plans[0].stages, start=1):
         if stage.sparsity > 0:
             pruned, state = _prune_members(plans[0].score, plans[0].pattern, stage.sparsity)(

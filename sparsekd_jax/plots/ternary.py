@@ -68,8 +68,8 @@ def variance_map(
         The axes. The scale is logarithmic about 1 (blue lowers, red raises); the black line is at 1.
 
     Raises:
-        ValueError: a ratio on the map is above ``largest``, or below its reciprocal; ``largest`` ≤ 1; a ratio is 0
-            or not finite, which a logarithmic scale has no place for; fewer than three points.
+        ValueError: a ratio on the map is above ``largest``, or below its reciprocal; ``largest`` ≤ 1; a ratio
+            is 0 or not finite, which a logarithmic scale has no place for; fewer than three points.
         TypeError: an operator, or whatever else is no map.
     """
     from matplotlib import colors, ticker

@@ -188,5 +188,6 @@ def test_the_slices_of_an_evaluation_add_up(monkeypatch):
         sliced = _program.evaluate_all(*split, inputs, labels)
         for a, b in zip(jax.tree.leaves(sliced), jax.tree.leaves(at_once), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5)
+        assert sliced[1] == len(labels)
         logits = _program.logits_of(*split, inputs, size)
         np.testing.assert_allclose(logits, mlp(3)(inputs), atol=1e-6)

@@ -326,6 +326,37 @@ DISTILL = [
         "leave the softmax out",
     ),
     (
+        "a student that ends in softmax",
+        lambda: run(student=Wrapped(lambda logits: jax.nn.softmax(logits))),
+        ValueError,
+        "student gives rows that are ≥ 0 and sum to 1, which are probabilities",
+        "leave the softmax out",
+    ),
+    (
+        "one member that ends in softmax",
+        lambda: distill.run_many(
+            [Wrapped(lambda logits: jax.nn.softmax(logits))],
+            [mlp()],
+            toy(),
+            plan_of(0.5),
+            optimizer=optax.sgd(0.1),
+            seeds=(0,),
+            batch_size=8,
+        ),
+        ValueError,
+        r"students\[0\] gives rows that are ≥ 0 and sum to 1",
+        "leave the softmax out",
+    ),
+    (
+        "the metrics of a model that ends in softmax",
+        lambda: distill.evaluate(
+            Wrapped(lambda logits: jax.nn.softmax(logits)), toy().test_inputs, toy().test_labels
+        ),
+        ValueError,
+        "model gives rows that are ≥ 0 and sum to 1",
+        "losses and metrics take logits",
+    ),
+    (
         "a teacher that overflowed",
         lambda: run(teacher=np.where(np.arange(40)[:, None] == 7, np.nan, np.ones((40, 3), np.float32))),
         ValueError,
