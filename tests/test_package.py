@@ -114,7 +114,7 @@ def test_what_holds_arrays_is_equal_to_itself_alone():
     compared = [
         f"{kind.__module__}.{kind.__name__}.{field.name}"
         for kind in dataclasses_of_the_package()
-        if kind.__eq__ is not object.__eq__
+        if kind.__dataclass_params__.eq  # not one of its own, such as Tally's
         for field in dataclasses.fields(kind)
         if held.search(str(field.type)) and not of_numbers.search(str(field.type))
     ]

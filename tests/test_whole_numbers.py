@@ -1,5 +1,7 @@
 """Counts that are no whole numbers: refused by name, before they are cut down or crash somewhere inside."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,8 @@ def softened():
 
 CALLS = [
     ("num_draws", lambda: variance.variance_amplification(POWER, P, 2.0, 2.5)),
+    ("num_draws", lambda: variance.variance_amplification(POWER, P, 2.0, math.inf)),
+    ("num_draws", lambda: variance.variance_amplification(POWER, P, 2.0, math.nan)),
     ("num_draws", lambda: amplify(num_draws=2.5)),
     ("draws", lambda: amplify(draws=20.5)),
     ("num_draws", lambda: variance.amplification_map(POWER, 2.0, 2.5, resolution=10)),

@@ -50,6 +50,21 @@ def test_a_confined_defect_is_found(kernel, size, law):
     assert not report.ok
 
 
+def test_hypothesis_finds_what_a_sweep_of_one_case_misses():
+    """And without the search nothing is found, so that it is the search which finds."""
+    verdicts = [
+        check(
+            twin(twins.confident_only, 0.999),
+            laws=("A4",),
+            num_classes=(4,),
+            corpus=False,
+            budget=Budget(sweep=1, search=search, shrink=1),
+        )["A4"].verdict
+        for search in (0, 25)
+    ]
+    assert verdicts == ["holds", "fails"]
+
+
 def test_defects_are_absent_where_they_are_not():
     """The defects above are confined as they say: outside their corner the law holds."""
     report = check(twin(twins.many_classes, 1e-3), laws=("A4",), num_classes=(2, 3, 5), budget=DEFAULT)

@@ -13,6 +13,7 @@ import pytest
 import scipy.special
 from absl import flags
 
+from sparsekd_jax import operators, targets
 from sparsekd_jax.operators import PowerTransform
 from sparsekd_jax.targets import Dense, Samples, TopK, cache, soften
 from sparsekd_jax.targets.cache import columns
@@ -140,10 +141,33 @@ def test_float64_is_kept_where_asked_for(tmp_path):
 
 
 def test_bfloat16_is_held_exactly(tmp_path):
-    target = Dense(jnp.log(jnp.array([[0.5, 0.5]], jnp.bfloat16)))
+    target = Dense(jnp.array([[-1.0014e-3, -6.90625], [0.0, -jnp.inf]], jnp.bfloat16))  # (.999, .001)
     cache.write_targets(tmp_path, target, **WHOSE)
-    found = cache.open_cache(tmp_path).read().log_probs
-    np.testing.assert_array_equal(found, np.asarray(target.log_probs).astype(np.float32))
+    found = cache.open_cache(tmp_path).read()
+    np.testing.assert_array_equal(found.log_probs, np.asarray(target.log_probs).astype(np.float32))
+    soften(operators.get("power"), found, 2.0)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("source", "dtype", "words"),
+    [
+        (
+            "bfloat16",
+            "float32",
+            "rounded to bfloat16; the cache gives back float32, .*target of float32",
+        ),
+        ("float16", "float16", "rounded to float16; the cache gives back float32"),
+        ("float32", "float64", "rounded to float32; the cache gives back float64.*or pass dtype='float32'"),
+    ],
+)
+@pytest.mark.parametrize("make", [Dense, lambda log_p: targets.top_k(log_p, 3)], ids=["dense", "topk"])
+def test_what_could_be_written_and_never_softened_is_refused(tmp_path, make, source, dtype, words):
+    logits = np.random.default_rng(0).normal(size=(9, 12))
+    target = make(jnp.asarray(jax.nn.log_softmax(jnp.asarray(logits)), source))
+    soften(operators.get("power"), target, 2.0)  # in its own dtype
+    with pytest.raises(ValueError, match=f"log_probs, row .*: sums to .*, {words}"):
+        cache.write_targets(tmp_path, target, dtype=dtype, **WHOSE)
 
 
 def test_grain_reads_at_random(whole):

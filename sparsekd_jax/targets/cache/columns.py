@@ -78,6 +78,7 @@ def of_target(target: Target, dtype: str) -> Columns:
     """
     found = {name: np.asarray(value) for name, value in vars(target).items() if name != "vocab_size"}
     _require(target, found)
+    _require_as_read(found, dtype)
     if "ids" in found:
         length = (found["ids"] >= 0).sum(-1, dtype=np.int32).reshape(-1)
         found["ids"] = np.maximum(found["ids"], 0)
@@ -226,6 +227,26 @@ def _above_the_tail(log_probs: np.ndarray, columns: Columns, vocab_size: int) ->
     rest = np.where(low, 0, before).sum(-1, keepdims=True)
     share = 1 - np.where(low, after - before, 0).sum(-1, keepdims=True) / np.where(rest > 0, rest, 1)
     return np.maximum(log_probs + np.log(share).astype(np.float32), floor)
+
+
+def _require_as_read(found: Columns, dtype: str) -> None:
+    """Refuse rows whose rounding `soften` forgives in their own dtype, and not in that of the file."""
+    if "log_probs" not in found:
+        return
+    log_probs, read = found["log_probs"], "float64" if dtype == "float64" else "float32"
+    tolerance = 4 * simplex.SUM_TOLERANCE[read]
+    if 4 * simplex.SUM_TOLERANCE[log_probs.dtype.name] <= tolerance:
+        return
+    total = np.exp(_log_mass(log_probs)) + found.get("tail_mass", np.zeros(())).astype(np.float64)
+    refuse(
+        abs(total - 1) > tolerance,
+        "log_probs",
+        lambda i: (
+            f"sums to {total[i]:.9g}, rounded to {log_probs.dtype}; the cache gives back {read}, where "
+            f"{tolerance:g} is forgiven: make the target of {read} log-probabilities"
+            + (", or pass dtype='float32'" if read == "float64" else "")
+        ),
+    )
 
 
 def _require(target: Target, found: Columns) -> None:

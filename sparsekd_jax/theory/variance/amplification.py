@@ -126,6 +126,7 @@ def variance_amplification(
         An `Amplification`.
 
     Raises:
+        TypeError: numbers of draws that are not whole.
         ValueError: no distribution, a vertex (nothing varies), a missing key, too many samples to enumerate,
             or a sample with an empty class where the operator is not defined on the boundary.
 
@@ -144,13 +145,9 @@ def variance_amplification(
     """
     if method not in ("delta", "monte-carlo", "both", "exact"):
         raise ValueError(f"method is {method!r}; it is 'delta', 'monte-carlo', 'both' or 'exact'")
-    if np.ndim(p) != 1 or not num_draws >= 1 or draws < 2 or num_draws % 1 != 0 or draws % 1 != 0:
-        raise ValueError(
-            f"p has shape {np.shape(p)}, num_draws is {num_draws}, draws {draws}; they are [K], and whole "
-            "numbers ≥ 1 and ≥ 2"
-        )
-    whole("num_draws", num_draws)
-    whole("draws", draws)
+    if np.ndim(p) != 1:
+        raise ValueError(f"p has shape {np.shape(p)}; it is one distribution [K]")
+    num_draws, draws = whole("num_draws", num_draws), whole("draws", draws, least=2)
     row = rows_of(operator, p, temperature)
     if row.max() == 1:
         raise ValueError("p is a vertex: every sample is the same, so there is no variance to amplify")
