@@ -183,3 +183,25 @@ def test_a_member_whose_evaluation_is_nan_is_named():
         distill.run_many(members, teachers, BLOBS, plan(), seeds=(1, 2), **SETTINGS)
     with pytest.raises(distill.DivergedError, match="nll is not finite in stage 0, at step 0 of"):
         distill.run(members[1], teachers[1], BLOBS, plan(), seed=1, **SETTINGS)
+
+
+class NarrowSighted(nnx.Module):
+    """NaN in evaluation alone, from the stage on that drops more than half of its weights."""
+
+    def __init__(self):
+        self.inner = mlp(1)
+
+    def __call__(self, inputs):
+        dropped = jnp.mean(self.inner.layers[0].kernel[...] == 0)
+        return self.inner(inputs) + jnp.where((len(inputs) == 30) & (dropped > 0.5), jnp.nan, 0.0)
+
+
+def test_the_error_holds_the_parameters_of_the_stage_before():
+    own = distill.stages(sparsity=0.9, schedule="linear", num_stages=3, total_steps=18)
+    with pytest.raises(
+        distill.DivergedError, match="nll of member 0 is not finite in stage 2, at step 6"
+    ) as met:
+        distill.run_many([NarrowSighted()], [mlp(4)], BLOBS, own, seeds=(1,), **SETTINGS)
+    kernels = [leaf for leaf in jax.tree.leaves(met.value.params) if leaf.ndim == 2]
+    zeros = sum(int((leaf == 0).sum()) for leaf in kernels) / sum(leaf.size for leaf in kernels)
+    assert zeros == pytest.approx(0.3, abs=0.02)  # the end of stage 1; 0.9 at the end of the run
