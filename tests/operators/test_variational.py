@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sparsekd_jax.operators import (
+    ConvergenceError,
     ConvexMixture,
     EntropyProjection,
     EuclideanEntropyProjection,
@@ -186,3 +187,18 @@ def test_convex_potentials_and_families_of_them_pass():
     rows = jax.vmap(lambda op: op(p, 2.0))(family)
     for row, alpha in zip(rows, (1.5, 2.5), strict=True):
         np.testing.assert_allclose(row, TsallisSoftening(alpha)(p, 2.0), atol=1e-5)
+
+
+def steep(x, rate):
+    return jnp.exp(rate * x)
+
+
+def test_a_row_that_rounding_leaves_short_of_1_is_refused():
+    """φ'(0.1) is 6e-6 of φ'(0.7): in float32 two classes of three were 0, and the row summed to 0.7."""
+    op, p = variational(steep, square, params=20.0), [0.7, 0.2, 0.1]
+    with jax.enable_x64(True):
+        q = op(jnp.asarray(p), 2.0)
+        assert float(q.sum()) == pytest.approx(1, abs=1e-9)
+        assert float(q[2]) == pytest.approx(0.1, abs=0.01)
+    with jax.enable_x64(False), pytest.raises(ConvergenceError, match=r"no root found in row \[\] at T = 2"):
+        op(jnp.asarray(p, jnp.float32), 2.0)

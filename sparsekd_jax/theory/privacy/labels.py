@@ -79,8 +79,8 @@ def sample_labels(
         ``[..., n]`` int32 in [0, K). Under ``jit`` num_labels is static.
 
     Raises:
-        ValueError: what the operator refuses, or an n that is no whole number ≥ 1.
-        TypeError: a key that is none, such as a seed.
+        ValueError: what the operator refuses, or an n < 1.
+        TypeError: a key that is none, such as a seed, or an n that is no whole number.
 
     Probabilities are those of the dtype: in float32 a class below about 1e-7 is not drawn as often as it
     should, and T − 1 is off by 2e-4 of itself at T = 1.0001. ε allows for neither: pass float64 rows there.
@@ -91,8 +91,7 @@ def sample_labels(
     [[0, 0, 0], [1, 1, 1]]
     """
     require_key(key)
-    if not isinstance(num_labels, int | np.integer) or num_labels < 1:
-        raise ValueError(f"num_labels is {num_labels}; it is a whole number ≥ 1")
+    num_labels = whole("num_labels", num_labels)
     simplex.require_probabilities(p)
     rows = jnp.asarray(p)
     if rows.dtype.itemsize < 4:  # softened in a narrow dtype the probabilities would be off by its rounding
@@ -100,7 +99,7 @@ def sample_labels(
     softened = on_rows(operator, rows, temperature)
     if not isinstance(operator, SofteningOperator):
         simplex.require_probabilities(softened, "operator(p, T)")
-    return _draw(key, softened, int(num_labels))
+    return _draw(key, softened, num_labels)
 
 
 def _out_of_range(drawn: np.ndarray, row: tuple[int, ...]) -> str:
