@@ -127,7 +127,8 @@ def tally(
     logits = blank_rows(logits, mask)
     probs = jax.nn.softmax(logits, axis=-1)
     confidence = jnp.max(probs, axis=-1)
-    correct = (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype)
+    predicted = jnp.argmax(logits, axis=-1)
+    correct = (predicted == labels.astype(predicted.dtype)).astype(logits.dtype)
     bins = jnp.clip(jnp.ceil(confidence * num_bins).astype(jnp.int32) - 1, 0, num_bins - 1)
     empty = jnp.zeros(num_bins, logits.dtype)
     return Tally(

@@ -173,3 +173,11 @@ def test_bfloat16_logits_are_counted_in_float32():
     assert float(narrow.count) == 1347
     for one, other in zip(jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8])
+def test_labels_of_any_whole_dtype_count_with_x64_too(dtype, x64):
+    """Where argmax is int64: strict promotion refused int32, and class 256 is not 0 for labels of 8 bits."""
+    logits = np.zeros((3, 300), np.float32)
+    logits[[0, 1, 2], [256, 7, 0]] = 1.0
+    assert distill.tally(jnp.asarray(logits), jnp.asarray(np.array([0, 7, 0], dtype))).correct == 2
