@@ -363,7 +363,7 @@ class _Tally:
         worst = margins.margin.min()
         plain = -1e-3 if worst < -1e-3 else 0.1 * worst  # of a defect that is small everywhere, too
         gaps = np.diff(np.sort(batch.p, axis=-1), axis=-1)
-        near = 0.01 * batch.p.max(-1, keepdims=True)  # rounded to two digits a tie: a case of its own
+        near = 3e-3 * batch.p.max(-1, keepdims=True)  # in two digits a tie, which is a case of its own
         near_tie = ((gaps > 0) & (gaps < near)).any(-1)
         return least * mild * np.where(near_tie, 0.01, 1) + (margins.margin <= plain)
 
