@@ -5,7 +5,8 @@ an `Observation`, which evaluates each output once and shares it. Arrays are num
 ``[N, K]``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -225,154 +226,156 @@ def _support(seen: Observation) -> Margins:
     )
 
 
-LAWS: dict[str, Law] = {
-    law.id: law
-    for law in (
-        Law(
-            "closure",
-            "closure",
-            "F_T(p)_i ≥ 0, Σ_i F_T(p)_i = 1",
-            _closure,
-            sides=("min_i F_T(p)_i", "Σ_i F_T(p)_i"),
-        ),
-        Law(
-            "equivariance",
-            "permutation equivariance",
-            "F_T(πp) = πF_T(p)",
-            _equivariance,
-            sides=("F_T(πp)_i", "πF_T(p)_i"),
-            uses=("p", "T", "permutation"),
-        ),
-        Law(
-            "A1",
-            "ranking preservation",
-            "p_i ≥ p_j ⇒ F_T(p)_i ≥ F_T(p)_j",
-            _weak_ranking,
-            sides=("F_T(p)_i", "F_T(p)_j"),
-        ),
-        Law(
-            "A1s",
-            "strict ranking preservation",
-            "p_i > p_j ⇒ F_T(p)_i > F_T(p)_j",
-            _strict_ranking,
-            tolerance=0.0,
-            sides=("F_T(p)_i", "F_T(p)_j"),
-        ),
-        Law(
-            "A2",
-            "continuity",
-            "(p, T) ↦ F_T(p) is jointly continuous",
-            continuity,
-            tolerance=1e-7,
-            sides=("one side of the jump", "other side"),
-            uses=("p", "r", "S", "T"),
-            effort=8,
-        ),
-        Law(
-            "A3",
-            "entropy monotonicity",
-            "S ≤ T ⇒ H(F_S(p)) ≤ H(F_T(p))",
-            _weak_entropy,
-            sides=("H(F_S(p))", "H(F_T(p))"),
-            uses=("p", "S", "T"),
-        ),
-        Law(
-            "A3s",
-            "strict entropy monotonicity",
-            "S < T ⇒ H(F_S(p)) < H(F_T(p)) unless p is uniform on its support",
-            _strict_entropy,
-            tolerance=0.0,
-            sides=("H(F_S(p))", "H(F_T(p))"),
-            uses=("p", "S", "T"),
-        ),
-        Law("A4", "identity", "F_1(p) = p", _identity, sides=("F_1(p)_i", "p_i"), uses=("p",)),
-        Law(
-            "A5h",
-            "hot boundary",
-            "T → ∞ ⇒ F_T(p) → u",
-            hot_limit(on_support=False),
-            sides=("TV(F_T(p), u) at T = 1e8", "0"),
-            uses=("p",),
-            limit=True,
-        ),
-        Law(
-            "A5f",
-            "hot boundary on faces",
-            "T → ∞ ⇒ F_T(p) → uniform on supp p",
-            hot_limit(on_support=True),
-            sides=("TV(F_T(p), uniform on supp p) at T = 1e8", "0"),
-            uses=("p",),
-            limit=True,
-        ),
-        Law(
-            "A5c",
-            "cold boundary",
-            "T → 0 ⇒ F_T(p) → uniform on argmax p",
-            cold_limit,
-            sides=("TV(F_T(p), argmax) at T = 1e-6", "0"),
-            uses=("p",),
-            limit=True,
-        ),
-        Law(
-            "majorization",
-            "majorization",
-            "S ≤ T ⇒ F_S(p) ≻ F_T(p)",
-            _majorization,
-            sides=("partial sum of F_S(p)", "partial sum of F_T(p)"),
-            uses=("p", "S", "T"),
-        ),
-        Law(
-            "semigroup",
-            "semigroup",
-            "F_S(F_T(p)) = F_ST(p), S and T on one side of 1",
-            _semigroup,
-            tolerance=1e-8,
-            sides=("F_S(F_T(p))_i", "F_ST(p)_i"),
-            uses=("p", "S", "T"),
-        ),
-        Law(
-            "affine",
-            "affinity",
-            "F_T(wp + (1 − w)r) = wF_T(p) + (1 − w)F_T(r)",
-            _affinity,
-            sides=("F_T(wp + (1 − w)r)_i", "wF_T(p)_i + (1 − w)F_T(r)_i"),
-            uses=("p", "r", "w", "T"),
-        ),
-        Law(
-            "L1",
-            "non-expansiveness in L1",
-            "‖F_T(p) − F_T(r)‖₁ ≤ ‖p − r‖₁",
-            _expansion(1),
-            sides=("‖F_T(p) − F_T(r)‖₁", "‖p − r‖₁"),
-            uses=("p", "r", "T"),
-        ),
-        Law(
-            "L2",
-            "non-expansiveness in L2",
-            "‖F_T(p) − F_T(r)‖₂ ≤ ‖p − r‖₂",
-            _expansion(2),
-            sides=("‖F_T(p) − F_T(r)‖₂", "‖p − r‖₂"),
-            uses=("p", "r", "T"),
-        ),
-        Law(
-            "support",
-            "support preservation",
-            "F_T(p)_i > 0 ⟺ p_i > 0",
-            _support,
-            tolerance=0.0,
-            sides=("classes in supp p", "classes in supp F_T(p)"),
-        ),
-        Law(
-            "gradients",
-            "finite gradients",
-            "lim sup ‖F_T(p + hv) − F_T(p)‖/h < ∞ as h → 0",
-            finite_gradients,
-            tolerance=1e-9,
-            sides=("quotient at h = 1e-11", "quotient at h = 1e-8"),
-            uses=("p", "r", "T"),
-        ),
-    )
-}
+LAWS: Mapping[str, Law] = MappingProxyType(
+    {
+        law.id: law
+        for law in (
+            Law(
+                "closure",
+                "closure",
+                "F_T(p)_i ≥ 0, Σ_i F_T(p)_i = 1",
+                _closure,
+                sides=("min_i F_T(p)_i", "Σ_i F_T(p)_i"),
+            ),
+            Law(
+                "equivariance",
+                "permutation equivariance",
+                "F_T(πp) = πF_T(p)",
+                _equivariance,
+                sides=("F_T(πp)_i", "πF_T(p)_i"),
+                uses=("p", "T", "permutation"),
+            ),
+            Law(
+                "A1",
+                "ranking preservation",
+                "p_i ≥ p_j ⇒ F_T(p)_i ≥ F_T(p)_j",
+                _weak_ranking,
+                sides=("F_T(p)_i", "F_T(p)_j"),
+            ),
+            Law(
+                "A1s",
+                "strict ranking preservation",
+                "p_i > p_j ⇒ F_T(p)_i > F_T(p)_j",
+                _strict_ranking,
+                tolerance=0.0,
+                sides=("F_T(p)_i", "F_T(p)_j"),
+            ),
+            Law(
+                "A2",
+                "continuity",
+                "(p, T) ↦ F_T(p) is jointly continuous",
+                continuity,
+                tolerance=1e-7,
+                sides=("one side of the jump", "other side"),
+                uses=("p", "r", "S", "T"),
+                effort=8,
+            ),
+            Law(
+                "A3",
+                "entropy monotonicity",
+                "S ≤ T ⇒ H(F_S(p)) ≤ H(F_T(p))",
+                _weak_entropy,
+                sides=("H(F_S(p))", "H(F_T(p))"),
+                uses=("p", "S", "T"),
+            ),
+            Law(
+                "A3s",
+                "strict entropy monotonicity",
+                "S < T ⇒ H(F_S(p)) < H(F_T(p)) unless p is uniform on its support",
+                _strict_entropy,
+                tolerance=0.0,
+                sides=("H(F_S(p))", "H(F_T(p))"),
+                uses=("p", "S", "T"),
+            ),
+            Law("A4", "identity", "F_1(p) = p", _identity, sides=("F_1(p)_i", "p_i"), uses=("p",)),
+            Law(
+                "A5h",
+                "hot boundary",
+                "T → ∞ ⇒ F_T(p) → u",
+                hot_limit(on_support=False),
+                sides=("TV(F_T(p), u) at T = 1e8", "0"),
+                uses=("p",),
+                limit=True,
+            ),
+            Law(
+                "A5f",
+                "hot boundary on faces",
+                "T → ∞ ⇒ F_T(p) → uniform on supp p",
+                hot_limit(on_support=True),
+                sides=("TV(F_T(p), uniform on supp p) at T = 1e8", "0"),
+                uses=("p",),
+                limit=True,
+            ),
+            Law(
+                "A5c",
+                "cold boundary",
+                "T → 0 ⇒ F_T(p) → uniform on argmax p",
+                cold_limit,
+                sides=("TV(F_T(p), argmax) at T = 1e-6", "0"),
+                uses=("p",),
+                limit=True,
+            ),
+            Law(
+                "majorization",
+                "majorization",
+                "S ≤ T ⇒ F_S(p) ≻ F_T(p)",
+                _majorization,
+                sides=("partial sum of F_S(p)", "partial sum of F_T(p)"),
+                uses=("p", "S", "T"),
+            ),
+            Law(
+                "semigroup",
+                "semigroup",
+                "F_S(F_T(p)) = F_ST(p), S and T on one side of 1",
+                _semigroup,
+                tolerance=1e-8,
+                sides=("F_S(F_T(p))_i", "F_ST(p)_i"),
+                uses=("p", "S", "T"),
+            ),
+            Law(
+                "affine",
+                "affinity",
+                "F_T(wp + (1 − w)r) = wF_T(p) + (1 − w)F_T(r)",
+                _affinity,
+                sides=("F_T(wp + (1 − w)r)_i", "wF_T(p)_i + (1 − w)F_T(r)_i"),
+                uses=("p", "r", "w", "T"),
+            ),
+            Law(
+                "L1",
+                "non-expansiveness in L1",
+                "‖F_T(p) − F_T(r)‖₁ ≤ ‖p − r‖₁",
+                _expansion(1),
+                sides=("‖F_T(p) − F_T(r)‖₁", "‖p − r‖₁"),
+                uses=("p", "r", "T"),
+            ),
+            Law(
+                "L2",
+                "non-expansiveness in L2",
+                "‖F_T(p) − F_T(r)‖₂ ≤ ‖p − r‖₂",
+                _expansion(2),
+                sides=("‖F_T(p) − F_T(r)‖₂", "‖p − r‖₂"),
+                uses=("p", "r", "T"),
+            ),
+            Law(
+                "support",
+                "support preservation",
+                "F_T(p)_i > 0 ⟺ p_i > 0",
+                _support,
+                tolerance=0.0,
+                sides=("classes in supp p", "classes in supp F_T(p)"),
+            ),
+            Law(
+                "gradients",
+                "finite gradients",
+                "lim sup ‖F_T(p + hv) − F_T(p)‖/h < ∞ as h → 0",
+                finite_gradients,
+                tolerance=1e-9,
+                sides=("quotient at h = 1e-11", "quotient at h = 1e-8"),
+                uses=("p", "r", "T"),
+            ),
+        )
+    }
+)
 """Every law by id, in the order of the tables."""
 
 AXIOMS = ("A1", "A2", "A3", "A4", "A5h", "A5c")

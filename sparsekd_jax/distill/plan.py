@@ -4,7 +4,8 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sparsekd_jax import operators, sparsity
@@ -15,11 +16,13 @@ from sparsekd_jax.distill.losses import Operator
 from sparsekd_jax.operators.base import SofteningOperator, operator_name, require_operator
 
 TEACHERS = ("original", "previous")
-DECAYS: dict[str, Callable[[float], float]] = {
-    "constant": lambda _: 1.0,
-    "linear": lambda share: 1.0 - share,
-    "cosine": lambda share: 0.5 * (1.0 + math.cos(math.pi * share)),
-}
+DECAYS: Mapping[str, Callable[[float], float]] = MappingProxyType(
+    {
+        "constant": lambda _: 1.0,
+        "linear": lambda share: 1.0 - share,
+        "cosine": lambda share: 0.5 * (1.0 + math.cos(math.pi * share)),
+    }
+)
 """How the rate of learning falls within a stage: a factor, of the share of the stage's steps done."""
 
 

@@ -1,5 +1,7 @@
 """Divergence of a student from a teacher that is seen in part, the treatment of the unseen tokens named."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -13,13 +15,15 @@ from sparsekd_jax.distill.divergences import kl_from_logs
 from sparsekd_jax.targets import Softened
 from sparsekd_jax.targets.revealed import without
 
-TAIL_POLICIES = {
-    "bounds": "the smallest divergence over every tail mass that the bounds admit",
-    "uniform": "unseen tokens share the tail mass equally, the maximum-entropy tail",
-    "bucket": "all unseen tokens are one outcome, of the mass that they have after softening each",
-    "sampled": "as uniform, from a few unseen tokens drawn at random; unbiased",
-    "renormalized-top-k": "both sides renormalised on the observed tokens: blind to all else",
-}
+TAIL_POLICIES: Mapping[str, str] = MappingProxyType(
+    {
+        "bounds": "the smallest divergence over every tail mass that the bounds admit",
+        "uniform": "unseen tokens share the tail mass equally, the maximum-entropy tail",
+        "bucket": "all unseen tokens are one outcome, of the mass that they have after softening each",
+        "sampled": "as uniform, from a few unseen tokens drawn at random; unbiased",
+        "renormalized-top-k": "both sides renormalised on the observed tokens: blind to all else",
+    }
+)
 """What a loss does with the tokens that it did not see, and what that means."""
 
 

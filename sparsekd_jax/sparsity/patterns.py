@@ -5,7 +5,8 @@ dropped. Ties fall by position: among equal scores the later goes first. NaN ran
 diverged weight stays and shows itself; −0.0 equals 0.0. Patterns are hashable, hence static arguments of jit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -116,4 +117,4 @@ def layer_masks(scores: PyTree, rate: float) -> PyTree:
     return map_masks(one, scores)
 
 
-PATTERNS: dict[str, Pattern] = {"global": global_masks, "layer": layer_masks}
+PATTERNS: Mapping[str, Pattern] = MappingProxyType({"global": global_masks, "layer": layer_masks})

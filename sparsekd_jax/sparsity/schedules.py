@@ -1,7 +1,8 @@
 """How sparse each stage is: the target sparsity s_1 ≤ … ≤ s_n = s of every stage, as plain numbers."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from sparsekd_jax._refusals import percent_hint, whole
 from sparsekd_jax.sparsity._arguments import call_with, named
@@ -84,12 +85,14 @@ def geometric(progress: float, *, final: float) -> float:
     return math.expm1(progress * math.log1p(-final)) / -final
 
 
-SCHEDULES: dict[str, Schedule] = {
-    "one-shot": one_shot,
-    "linear": linear,
-    "cubic": cubic,
-    "geometric": geometric,
-}
+SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
+    {
+        "one-shot": one_shot,
+        "linear": linear,
+        "cubic": cubic,
+        "geometric": geometric,
+    }
+)
 
 
 def sparsities(schedule: str | Schedule, final: float, num_stages: int) -> tuple[float, ...]:

@@ -4,7 +4,8 @@ A score is a function of a weight array. It may also name ``gradients`` or ``key
 is then given the gradients of that array, or a random key of its own for each array.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -96,12 +97,14 @@ def random(weights: Float[Array, "*shape"], *, key: Array) -> Float[Array, "*sha
     return jax.random.uniform(key, weights.shape, jnp.float32)
 
 
-SCORES: dict[str, Score] = {
-    "magnitude": magnitude,
-    "taylor": taylor,
-    "movement": movement,
-    "random": random,
-}
+SCORES: Mapping[str, Score] = MappingProxyType(
+    {
+        "magnitude": magnitude,
+        "taylor": taylor,
+        "movement": movement,
+        "random": random,
+    }
+)
 
 
 def _product(weights: Array, gradients: Array) -> Array:

@@ -140,7 +140,7 @@ class Comparison:
 
 
 def decompose(
-    probs: Float[ArrayLike, "m n K"],
+    probabilities: Float[ArrayLike, "m n K"],
     *,
     truth: Float[ArrayLike, "n K"] | None = None,
     labels: Int[ArrayLike, " n"] | None = None,
@@ -155,7 +155,7 @@ def decompose(
     the bias of the plug-in variance, not all of it.
 
     Args:
-        probs: ``[m, n, K]``, the probabilities of m ≥ 2 members on the same n examples; intervals need m ≥ 3.
+        probabilities: ``[m, n, K]``, of m ≥ 2 members on the same n examples; intervals need m ≥ 3.
         truth: ``[n, K]``, the known distribution p⋆ of each example; or
         labels: ``[n]``, one class in [0, K) drawn from p⋆ for each example, not used in training.
         loss: "brier" or "kl" (nats).
@@ -176,14 +176,14 @@ def decompose(
 
     Reference: theory.md section 3.
 
-    >>> probs = np.array([[[0.8, 0.2]], [[0.6, 0.4]], [[0.7, 0.3]]])
-    >>> print(decompose(probs, truth=np.array([[0.7, 0.3]]), examples="fixed"))
+    >>> probabilities = np.array([[[0.8, 0.2]], [[0.6, 0.4]], [[0.7, 0.3]]])
+    >>> print(decompose(probabilities, truth=np.array([[0.7, 0.3]]), examples="fixed"))
     brier, 3 members, 1 examples, against truth
     bias²     -0.006667 [-0.06404, 0.0507]
     variance  0.02 [...]
     risk      0.01333 [...]
     """
-    values = _ensemble(probs, "probs", loss)
+    values = _ensemble(probabilities, "probabilities", loss)
     reference, against = _reference(values, truth, labels, examples, level)
     with jax.enable_x64(True):
         found = jax.device_get(terms(jnp.asarray(values), jnp.asarray(reference), loss))
@@ -304,14 +304,14 @@ def _interval(term: LeftOut, examples: Examples, level: float, *, positive: bool
 # -- refusals --------------------------------------------------------------------------------------------
 
 
-def _ensemble(probs: ArrayLike, name: str, loss: Loss) -> np.ndarray:
+def _ensemble(probabilities: ArrayLike, name: str, loss: Loss) -> np.ndarray:
     """Validated rows as they are read, p/Σp in float64."""
     if loss not in ("brier", "kl"):
         raise ValueError(f"loss is {loss!r}; it is 'brier' or 'kl'")
-    shape = np.shape(probs)
+    shape = np.shape(probabilities)
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"{name} has shape {shape}; it is [members, examples, classes]")
-    values = distributions(probs, name)
+    values = distributions(probabilities, name)
     if shape[0] == 1:
         raise ValueError(
             f"{name} holds one member, which has no variance and hides its bias: retrain on at least 2 "
@@ -333,7 +333,7 @@ def _ensemble(probs: ArrayLike, name: str, loss: Loss) -> np.ndarray:
 
 
 def _reference(
-    probs: np.ndarray,
+    probabilities: np.ndarray,
     truth: ArrayLike | None,
     labels: ArrayLike | None,
     examples: Examples,
@@ -343,7 +343,7 @@ def _reference(
     require_level(level)
     if examples not in ("random", "fixed"):
         raise ValueError(f"examples is {examples!r}; it is 'random' or 'fixed'")
-    _, n, num_classes = probs.shape
+    _, n, num_classes = probabilities.shape
     if n < 2 and examples == "random":
         raise ValueError("a sample of one example has no interval: give more, or examples='fixed'")
     if (truth is None) == (labels is None):

@@ -415,9 +415,9 @@ UNIFORM, LABELS = np.full((3, 4, 2), 0.5), np.zeros(4, np.int64)
     ("call", "message"),
     [
         (lambda: decompose(UNIFORM[:1], labels=LABELS), "one member.*retrain on at least 2"),
-        (lambda: decompose(UNIFORM[0], labels=LABELS), r"probs has shape \(4, 2\)"),
-        (lambda: decompose(UNIFORM[:, :0], labels=LABELS[:0]), r"probs has shape \(3, 0, 2\)"),
-        (lambda: decompose(UNIFORM * 2, labels=LABELS), r"probs, row \(0, 0\): sums to 2"),
+        (lambda: decompose(UNIFORM[0], labels=LABELS), r"probabilities has shape \(4, 2\)"),
+        (lambda: decompose(UNIFORM[:, :0], labels=LABELS[:0]), r"probabilities has shape \(3, 0, 2\)"),
+        (lambda: decompose(UNIFORM * 2, labels=LABELS), r"probabilities, row \(0, 0\): sums to 2"),
         (lambda: decompose(UNIFORM), "either truth"),
         (lambda: decompose(UNIFORM, truth=UNIFORM[0], labels=LABELS), "either truth"),
         (lambda: decompose(UNIFORM, truth=UNIFORM), "truth has shape"),
