@@ -1,6 +1,4 @@
-"""Mistakes with training, and with its folders."""
-
-import pathlib
+"""Mistakes with runs: data, models, teachers and options."""
 
 import jax
 import jax.numpy as jnp
@@ -8,30 +6,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from sparsekd_jax import distill, sparsity
-from sparsekd_jax.targets import readers
-from tests.mistakes.things import (
-    ROWS,
-    Wrapped,
-    counting,
-    fit,
-    linen,
-    loaded_by_another_function,
-    loaded_by_its_class,
-    mlp,
-    numpy_loss,
-    plan_of,
-    power,
-    read,
-    read_compressed,
-    resumed_with_another_plan,
-    run,
-    toy,
-)
+from sparsekd_jax import distill
+from tests.mistakes.things import ROWS, Wrapped, counting, fit, linen, mlp, plan_of, run, toy
 
 ONE_HOT = np.eye(3, dtype=np.int32)[toy().train_labels]
 
-DISTILL = [
+TRAINING = [
     (
         "labels from 1",
         lambda: fit(arrays=toy(train_labels=toy().train_labels + 1)),
@@ -105,57 +85,6 @@ DISTILL = [
         "at least one example",
     ),
     (
-        "labels of other rows in a loss",
-        lambda: distill.losses.cross_entropy(ROWS, np.zeros(3, np.int32)),
-        ValueError,
-        r"labels has shape \(3,\) and logits \(4, 3\)",
-        "one a row",
-    ),
-    (
-        "alpha in percent",
-        lambda: distill.distillation_loss(ROWS, ROWS, operator=power, temperature=2.0, alpha=10),
-        ValueError,
-        "alpha: is 10",
-        r"in \[0, 1\]",
-    ),
-    (
-        "one stage alone",
-        lambda: distill.Plan(
-            power, plan_of(0.5).stages[0], soften_student=True, score="magnitude", pattern="global"
-        ),
-        TypeError,
-        "a single Stage",
-        r"\(stage,\)",
-    ),
-    (
-        "half a step",
-        lambda: distill.Stage(0.5, temperature=4.0, steps=2.5, scale=16.0, alpha=0.1),
-        TypeError,
-        r"got 2\.5",
-        "steps must be a whole number",
-    ),
-    (
-        "an array a stage",
-        lambda: distill.stages(sparsity=0.5, num_stages=2, total_steps=4, temperature=np.array([4.0, 2.0])),
-        TypeError,
-        r"temperature is an array of shape \(2,\)",
-        r"temperature\.tolist\(\)",
-    ),
-    (
-        "a plan without its list",
-        lambda: distill.Plan.from_json(plan_of(0.5).to_json().replace("[", "{").replace("]", "}")),
-        ValueError,
-        "plan is not JSON",
-        "line",
-    ),
-    (
-        "a plan that is a list",
-        lambda: distill.Plan.from_json("[]"),
-        ValueError,
-        "the plan must be an object",
-        "with the fields operator",
-    ),
-    (
         "a stage that is not there",
         lambda: run().model(4),
         IndexError,
@@ -168,13 +97,6 @@ DISTILL = [
         TypeError,
         "students is a MLP",
         "give a list, one a member",
-    ),
-    (
-        "one-hot in a loss",
-        lambda: distill.cross_entropy(ROWS, ROWS),
-        TypeError,
-        "labels has dtype",
-        r"labels\.argmax\(-1\)",
     ),
     (
         "inputs too wide",
@@ -254,41 +176,6 @@ DISTILL = [
         TypeError,
         "student is a Linen",
         r"nnx\.bridge\.ToNNX\(student, rngs=nnx\.Rngs\(seed\)\)\.lazy_init\(inputs\)",
-    ),
-    (
-        "an operator of numpy",
-        numpy_loss,
-        TypeError,
-        "operator own cannot be traced",
-        r"write it with jax\.numpy",
-    ),
-    (
-        "a teacher of NaN in a loss",
-        lambda: distill.distillation_loss(ROWS, ROWS.at[2, 0].set(jnp.nan), operator=power, temperature=2.0),
-        ValueError,
-        "teacher_logits, row 2: contains nan",
-        "logits are finite",
-    ),
-    (
-        "an operator whose scale nothing derives",
-        lambda: distill.stages(operator=lambda p, temperature: p),
-        ValueError,
-        "gradient_scale is not known for operator <lambda>",
-        "give scale a number",
-    ),
-    (
-        "the path of a plan",
-        lambda: distill.Plan.from_json("out/plan.json"),
-        ValueError,
-        "plan is not JSON",
-        r"Path\(text\)\.read_text\(\)",
-    ),
-    (
-        "a plan's Path",
-        lambda: distill.Plan.from_json(pathlib.Path("out/plan.json")),
-        TypeError,
-        "text is a PosixPath",
-        r"\.read_text\(\) of it",
     ),
     (
         "other classes",
@@ -415,182 +302,4 @@ DISTILL = [
     ),
     ("plan as text", lambda: run(plan="power"), TypeError, "plan is a str", r"distill\.stages\("),
     ("nowhere to resume", lambda: run(resume=True), ValueError, "no checkpoint_dir", "give the run's own"),
-    ("percent", lambda: distill.stages(sparsity=95), ValueError, "got 95", r"did you mean 0\.95"),
-    ("stages that fall", lambda: plan_of(0.9, 0.5), ValueError, r"stage 2 is 0\.5 after 0\.9", "not fall"),
-    ("no stages", lambda: plan_of(), ValueError, "stages is empty", "needs at least one"),
-    (
-        "misspelt loss",
-        lambda: distill.stages(divergence="revers-kl"),
-        ValueError,
-        "'revers-kl'",
-        "did you mean 'reverse-kl'",
-    ),
-    (
-        "T of each stage",
-        lambda: distill.stages(temperature=[4.0, 2.0]),
-        ValueError,
-        "lists 2 values",
-        "give one a stage",
-    ),
-    (
-        "the class of a loss",
-        lambda: distill.stages(divergence=distill.JensenShannon),
-        TypeError,
-        "divergence is the class JensenShannon",
-        r"such as JensenShannon\(0\.5\)",
-    ),
-    (
-        "T as text",
-        lambda: distill.stages(temperature="4"),
-        TypeError,
-        "temperature is '4'",
-        "give one number",
-    ),
-    ("no T", lambda: distill.stages(temperature=None), TypeError, "temperature is None", "one number"),
-    (
-        "alpha as text",
-        lambda: distill.stages(alpha="0.1"),
-        TypeError,
-        r"alpha is '0\.1'.*\(stage 1\)",
-        "give one number",
-    ),
-    ("no sparsity", lambda: distill.stages(sparsity=None), TypeError, "sparsity is None", "one number"),
-    (
-        "patience and a half",
-        lambda: distill.stages(patience=1.5),
-        TypeError,
-        r"got 1\.5",
-        "patience must be a whole number",
-    ),
-    (
-        "stages and a half",
-        lambda: distill.annealed(8.0, 2.0, 2.5),
-        TypeError,
-        r"got 2\.5",
-        "num_stages must be a whole number",
-    ),
-    (
-        "no as text",
-        lambda: distill.stages(soften_student="no"),
-        TypeError,
-        "soften_student is 'no'",
-        "True or False",
-    ),
-    (
-        "a maker of patterns",
-        lambda: distill.stages(pattern=sparsity.channel),
-        TypeError,
-        "pattern is the function channel",
-        r"call it, as in sparsity\.channel\(\)",
-    ),
-    ("no pattern", lambda: distill.stages(pattern=None), TypeError, "pattern is None", "give a name"),
-    ("a dict of patterns", lambda: distill.stages(pattern={}), TypeError, r"pattern is \{\}", "give a name"),
-    (
-        "scores in a list",
-        lambda: distill.stages(score=["magnitude"]),
-        ValueError,
-        r"score \['magnitude'\] is unknown",
-        "known: magnitude",
-    ),
-    (
-        "a plan that is read already",
-        lambda: distill.Plan.from_json(plan_of(0.5).describe()),
-        TypeError,
-        "text is a dict",
-        r"json\.dumps",
-    ),
-    (
-        "dicts for stages",
-        lambda: distill.Plan(power, ({},), soften_student=True, score="magnitude", pattern="global"),
-        TypeError,
-        r"stages\[0\] is a dict",
-        r"distill\.Stage\(",
-    ),
-    (
-        "2:4 at 95 %",
-        lambda: distill.stages(pattern=sparsity.n_m(2, 4)),
-        ValueError,
-        r"sparsity ends at 0\.95",
-        r"pass sparsity=0\.5",
-    ),
-    (
-        "accuracy in percent",
-        lambda: distill.stages(recover_to=98),
-        ValueError,
-        "got 98",
-        r"did you mean 0\.98",
-    ),
-    (
-        "other logits",
-        lambda: distill.distillation_loss(ROWS, ROWS[:1], operator=power, temperature=2.0),
-        ValueError,
-        r"\(4, 3\) and teacher_logits \(1, 3\)",
-        "same rows and classes",
-    ),
-]
-
-FOLDER = [
-    (
-        "another configuration",
-        loaded_by_another_function,
-        TypeError,
-        "build does not take what .*config.json holds, classes",
-        r"lambda width: Net\(width",
-    ),
-    (
-        "a class for what builds it",
-        loaded_by_its_class,
-        TypeError,
-        "build does not take what .*config.json holds, width",
-        r"lambda width: Net\(width",
-    ),
-    (
-        "half a checkpoint",
-        lambda folder: fit(checkpoint_dir=folder, keep=1.5),
-        TypeError,
-        r"got 1\.5",
-        "keep must be a whole number",
-    ),
-    (
-        "an empty log",
-        lambda folder: read(folder, ""),
-        readers.LogError,
-        "the file is empty",
-        "check its path",
-    ),
-    (
-        "a plain text",
-        lambda folder: read(folder, "hello\n"),
-        readers.LogError,
-        "line 1.*is not JSON",
-        "remove it",
-    ),
-    (
-        "a stream of events",
-        lambda folder: read(folder, 'data: {"choices": []}\n\ndata: [DONE]\n'),
-        readers.LogError,
-        "line 1.*is not JSON",
-        "keep what follows 'data:'",
-    ),
-    (
-        "a compressed log",
-        read_compressed,
-        readers.LogError,
-        "byte 1 is not UTF-8",
-        "gunzip it first",
-    ),
-    (
-        "another form",
-        lambda folder: read(folder, '{"text": "a"}'),
-        readers.LogError,
-        "no log-probabilities",
-        "top_logprobs=k",
-    ),
-    (
-        "another plan",
-        resumed_with_another_plan,
-        distill.CheckpointError,
-        "supervised_steps is 1 there",
-        "another checkpoint_dir",
-    ),
 ]

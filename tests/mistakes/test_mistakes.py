@@ -9,7 +9,7 @@ from flax import nnx
 from typer.testing import CliRunner
 
 from sparsekd_jax.cli import app
-from tests.mistakes import in_data, in_operators, in_training
+from tests.mistakes import in_data, in_folders, in_losses, in_operators, in_plans, in_training
 from tests.mistakes.things import fit, run, toy
 
 COMMANDS = [
@@ -33,7 +33,9 @@ IN_CODE = [
         "operators": in_operators.OPERATORS,
         "axioms": in_operators.AXIOMS,
         "sparsity": in_operators.SPARSITY,
-        "distill": in_training.DISTILL,
+        "plans": in_plans.PLANS,
+        "losses": in_losses.LOSSES,
+        "training": in_training.TRAINING,
         "targets": in_data.TARGETS,
         "theory": in_data.THEORY,
         "data": in_data.DATA,
@@ -50,7 +52,7 @@ def test_the_message_says_cause_and_remedy(mistake, error, cause, remedy):
 
 
 @pytest.mark.parametrize(
-    ("mistake", "error", "cause", "remedy"), [pytest.param(*r, id=n) for n, *r in in_training.FOLDER]
+    ("mistake", "error", "cause", "remedy"), [pytest.param(*r, id=n) for n, *r in in_folders.FOLDERS]
 )
 def test_so_do_those_of_files(mistake, error, cause, remedy, tmp_path):
     with pytest.raises(error, match=cause) as caught:

@@ -1,0 +1,78 @@
+"""Mistakes with the files and folders of runs, models and logs: each takes an empty folder."""
+
+from sparsekd_jax import distill
+from sparsekd_jax.targets import readers
+from tests.mistakes.things import (
+    fit,
+    loaded_by_another_function,
+    loaded_by_its_class,
+    read,
+    read_compressed,
+    resumed_with_another_plan,
+)
+
+FOLDERS = [
+    (
+        "another configuration",
+        loaded_by_another_function,
+        TypeError,
+        "build does not take what .*config.json holds, classes",
+        r"lambda width: Net\(width",
+    ),
+    (
+        "a class for what builds it",
+        loaded_by_its_class,
+        TypeError,
+        "build does not take what .*config.json holds, width",
+        r"lambda width: Net\(width",
+    ),
+    (
+        "half a checkpoint",
+        lambda folder: fit(checkpoint_dir=folder, keep=1.5),
+        TypeError,
+        r"got 1\.5",
+        "keep must be a whole number",
+    ),
+    (
+        "an empty log",
+        lambda folder: read(folder, ""),
+        readers.LogError,
+        "the file is empty",
+        "check its path",
+    ),
+    (
+        "a plain text",
+        lambda folder: read(folder, "hello\n"),
+        readers.LogError,
+        "line 1.*is not JSON",
+        "remove it",
+    ),
+    (
+        "a stream of events",
+        lambda folder: read(folder, 'data: {"choices": []}\n\ndata: [DONE]\n'),
+        readers.LogError,
+        "line 1.*is not JSON",
+        "keep what follows 'data:'",
+    ),
+    (
+        "a compressed log",
+        read_compressed,
+        readers.LogError,
+        "byte 1 is not UTF-8",
+        "gunzip it first",
+    ),
+    (
+        "another form",
+        lambda folder: read(folder, '{"text": "a"}'),
+        readers.LogError,
+        "no log-probabilities",
+        "top_logprobs=k",
+    ),
+    (
+        "another plan",
+        resumed_with_another_plan,
+        distill.CheckpointError,
+        "supervised_steps is 1 there",
+        "another checkpoint_dir",
+    ),
+]
