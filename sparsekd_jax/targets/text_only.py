@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, Shaped
 from sparsekd_jax._refusals import refuse, require_level
 from sparsekd_jax.operators import PowerTransform, TsallisSoftening
 from sparsekd_jax.operators._softening import soften
-from sparsekd_jax.operators.base import Operator, SofteningOperator, operator_name
+from sparsekd_jax.operators.base import Operator, SofteningOperator, operator_name, require_operator
 from sparsekd_jax.targets.revealed import PADDING, Samples
 
 Counts = Samples | Int[np.ndarray, "*batch K"]
@@ -263,6 +263,7 @@ def is_affine(operator: Operator, temperature: float) -> bool:
 
 
 def _claims(operator: Operator, law: str, temperature: float) -> bool:
+    require_operator(operator)
     _require_scalar(temperature)
     if not isinstance(operator, SofteningOperator):
         return False

@@ -9,6 +9,13 @@ from sparsekd_jax.targets import readers
 from tests.mistakes.things import P, compare, ensembles, mlp, observed_loss, power, seen
 
 TARGETS = [
+    (
+        "an operator's name for whether it is affine",
+        lambda: targets.text_only.is_affine("mixture", 2.0),
+        TypeError,
+        "operator is the text 'mixture'",
+        r"operators\.parse\('mixture'\)",
+    ),
     ("id out of range", lambda: seen([7, 9], [0.5, 0.2]), ValueError, "ids: contains 9", r"lie in \[0, 9\)"),
     ("id twice", lambda: seen([7, 7], [0.5, 0.2]), ValueError, "token 7 twice", "keep one entry"),
     ("over 1", lambda: seen([7, 2], [0.9, 0.8]), ValueError, r"sums to 1\.69", "was a temperature applied"),
@@ -75,6 +82,41 @@ TARGETS = [
 ]
 
 THEORY = [
+    (
+        "an operator's name for its constant",
+        lambda: theory.variance.certified_lipschitz("power", 2.0, 1),
+        TypeError,
+        "operator is the text 'power'",
+        r"operators\.parse\('power'\)",
+    ),
+    (
+        "stages and a half to follow",
+        lambda: theory.convergence.track(theory.convergence.penalty_path(P[None], P[None], 0.5, 0.5), 3.5, 4),
+        TypeError,
+        r"num_stages must be a whole number \(an int\), got 3\.5",
+        "an int",
+    ),
+    (
+        "a total of steps as a float",
+        lambda: theory.convergence.TrackingBound(mu=2.0, L=2.0, P=1.0, G=1.0, m=3, eta=0.2).best_stages(12.0),
+        TypeError,
+        r"total_steps must be a whole number \(an int\), got 12\.0",
+        "an int",
+    ),
+    (
+        "steps a stage as text",
+        lambda: theory.convergence.TrackingBound(mu=2.0, L=2.0, P=1.0, G=1.0, m="3", eta=0.2),
+        TypeError,
+        "m must be a whole number",
+        "an int",
+    ),
+    (
+        "a slope as text",
+        lambda: theory.convergence.TrackingBound(mu=2.0, L=2.0, P=1.0, G="1", m=3, eta=0.2),
+        TypeError,
+        "G is '1'",
+        "give one number",
+    ),
     (
         "an unknown method",
         lambda: theory.text_only.samples_needed(power, 2.0, 0.05, num_classes=3, method="fast"),

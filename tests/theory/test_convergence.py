@@ -438,7 +438,10 @@ TARGETS = np.array([[0.5, 0.5], [0.9, 0.1]])
         (lambda: softmax_regression(np.eye(2), 2 * TARGETS, 0.1), "targets, row 0: sums to 2"),
         (lambda: softmax_regression(np.eye(2), TARGETS, -0.1), "mu is -0.1"),
         (lambda: softmax_regression(np.eye(2), np.eye(2), 0.0), "targets, row 0: has a zero.*give mu > 0"),
-        (lambda: track(penalty_path(np.eye(2), TARGETS, 0.1, 0.5), 0, 1), "num_stages is 0"),
+        (
+            lambda: track(penalty_path(np.eye(2), TARGETS, 0.1, 0.5), 0, 1),
+            "num_stages must be at least 1, got 0",
+        ),
         (
             lambda: track(penalty_path(np.eye(2), TARGETS, 0.1, 0.5), 2, 0),
             "steps is 0; a stage needs at least",
@@ -452,7 +455,7 @@ def test_bad_arguments_are_named(call, message, x64):
 
 
 def test_numbers_of_another_kind_are_named():
-    with pytest.raises(TypeError, match="integer"):
+    with pytest.raises(TypeError, match=r"num_stages must be a whole number .* got 2\.5"):
         track(penalty_path(np.eye(2), TARGETS, 0.1, 0.5), 2.5, 3)
     for dtype in (int, jnp.bfloat16):
         with pytest.raises(TypeError, match=r"features has dtype .*astype\(np\.float32\)"):

@@ -99,7 +99,7 @@ def test_required_stages_says_when_there_is_none():
         ({"P": -1.0}, "P is -1.0"),
         ({"G": math.inf}, "G is inf"),
         ({"e0": math.nan}, "e0 is nan"),
-        ({"m": 0}, "at least one gradient step"),
+        ({"m": 0}, "m must be at least 1, got 0"),
         ({"eta": 0.41}, r"eta is 0.41; the theorem needs 0 < eta ≤ 2/\(mu \+ L\) = 0.4"),
         ({"eta": 0.0}, "eta is 0.0"),
         ({"floor": math.inf}, "floor is inf"),
@@ -121,7 +121,7 @@ def test_bad_calls_are_named():
         bound_of().stochastic_term(-1.0)
     with pytest.raises(ValueError, match="at least two points"):
         path_speed([1.0])
-    with pytest.raises(ValueError, match="total_steps is 0"):
+    with pytest.raises(ValueError, match="total_steps must be at least 1, got 0"):
         bound_of().best_stages(0)
     for lambdas in ([0.5, 0.5], [0.0, math.inf]):
         with pytest.raises(ValueError, match="one finite, increasing value for each of the 2 points"):

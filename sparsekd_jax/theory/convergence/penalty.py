@@ -3,14 +3,13 @@
 import dataclasses
 import functools
 import math
-import operator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from sparsekd_jax._refusals import is_traced
+from sparsekd_jax._refusals import is_traced, whole
 from sparsekd_jax.theory.convergence.regression import Fit, SoftmaxRegression, softmax_regression
 from sparsekd_jax.theory.convergence.tracking import TrackingBound, follow
 
@@ -185,8 +184,7 @@ def track(path: PenaltyPath, num_stages: int, steps: ArrayLike, eta: ArrayLike |
     >>> bool(tracked.errors[-1] <= path.tracking_bound(3).error(4))
     True
     """
-    if operator.index(num_stages) < 1:
-        raise ValueError(f"num_stages is {num_stages}; a path has at least one stage")
+    num_stages = whole("num_stages", num_stages)
     if not is_traced(steps) and not np.all(np.asarray(steps) >= 1):
         raise ValueError(f"steps is {steps}; a stage needs at least one gradient step")
     if eta is not None and not is_traced(eta) and not np.all(np.asarray(eta) > 0):

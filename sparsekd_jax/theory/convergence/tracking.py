@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from sparsekd_jax._refusals import is_traced, whole
+from sparsekd_jax._refusals import is_traced, real, whole
 
 _MOST_STAGES = 2**1000
 
@@ -97,8 +96,8 @@ class TrackingBound:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            convert: Callable[[Any], Any] = operator.index if field.name == "m" else float
-            object.__setattr__(self, field.name, convert(getattr(self, field.name)))
+            convert = whole if field.name == "m" else real
+            object.__setattr__(self, field.name, convert(field.name, getattr(self, field.name)))
         _require(
             self.mu > 0,
             f"mu is {self.mu}: a singular Hessian certifies no rate. Add a ridge "
@@ -113,7 +112,6 @@ class TrackingBound:
         for name in ("P", "G", "e0"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"{name} is {value}; it is a finite length or slope, ≥ 0")
-        _require(self.m >= 1, f"m is {self.m}; a stage needs at least one gradient step")
         largest = 2 / (self.mu + self.L)
         _require(
             0 < self.eta <= largest and self.eta * self.mu > 0,
@@ -184,7 +182,7 @@ class TrackingBound:
         Raises:
             ValueError: total_steps < 1. TypeError where it is not an integer.
         """
-        _require(operator.index(total_steps) >= 1, f"total_steps is {total_steps}; give at least one")
+        total_steps = whole("total_steps", total_steps)
         divisors = [n for n in range(1, total_steps + 1) if total_steps % n == 0]
         return min(divisors, key=lambda n: self.error_at_total(n, total_steps))
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from sparsekd_jax._refusals import is_traced, refuse, whole
 from sparsekd_jax.operators import ConvexMixture, PowerTransform, TsallisSoftening, reciprocal_schedule
 from sparsekd_jax.operators._softening import on_rows
-from sparsekd_jax.operators.base import Operator, SofteningOperator, operator_name
+from sparsekd_jax.operators.base import Operator, SofteningOperator, operator_name, require_operator
 from sparsekd_jax.targets.text_only import is_affine
 from sparsekd_jax.theory._rows import rows_of
 
@@ -243,6 +243,7 @@ def certified_lipschitz(operator: Operator, temperature: float, norm: int) -> fl
     >>> [certified_lipschitz(operators.get(name), 2.0, 1) for name in ("power", "mixture")]
     [inf, 0.5]
     """
+    require_operator(operator)
     _require_norm(norm)
     if isinstance(operator, PowerTransform):
         alpha = 1.0
