@@ -50,7 +50,33 @@ def test_contract(label, x64):
         op.family = "another"
     # a pytree, whose round trip is the operator
     leaves, tree = jax.tree.flatten(op)
-    np.testing.assert_array_equal(jax.tree.unflatten(tree, leaves)(p, t), q)
+    again = jax.tree.unflatten(tree, leaves)
+    np.testing.assert_array_equal(again(p, t), q)
+    assert again is not op
+    assert (again, hash(again)) == (op, hash(op))
+
+
+def test_operators_are_equal_by_their_hyper_parameters():
+    named = [
+        operators.parse(name) for name in ("power", "mixture", "tsallis(2)", "tsallis(3)", "prior-directed")
+    ]
+    assert [[a == b for b in named] for a in named] == np.eye(5, dtype=bool).tolist()
+    assert TsallisSoftening(2) == operators.parse("tsallis(2)")  # 2 and 2.0
+    assert ConvexMixture(schedule=lambda t: 1 / t) != ConvexMixture()
+    assert PowerTransform() != "power"
+    families = [TsallisSoftening(jnp.array(alphas)) for alphas in ([0.5, 2.0], [0.5, 2.0], [0.5, 3.0])]
+    assert families[0] == families[1]
+    assert len(set(families)) == 2
+    assert TsallisSoftening(jnp.float32(2)) != TsallisSoftening(np.float64(2))  # another program
+
+
+def test_a_traced_hyper_parameter_is_equal_to_itself_alone():
+    def of(alpha, other):
+        assert TsallisSoftening(alpha) == TsallisSoftening(alpha)
+        assert TsallisSoftening(alpha) != TsallisSoftening(other)
+        return alpha
+
+    jax.jit(of)(2.0, 2.0)
 
 
 @pytest.mark.parametrize("label", ALL)

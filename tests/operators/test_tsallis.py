@@ -42,17 +42,13 @@ def test_an_alpha_that_is_none_has_no_claims(alpha):
         _ = TsallisSoftening(alpha).claims
 
 
-def test_it_is_named_by_its_alpha_and_hashed_by_identity():
+def test_it_is_named_by_its_alpha():
     assert [TsallisSoftening(alpha).name for alpha in (1.5, 2, jnp.float32(0.25))] == [
         "tsallis(1.5)",
         "tsallis(2)",
         "tsallis(0.25)",
     ]
-    family = TsallisSoftening(jnp.array([0.5, 2.0]))  # arrays have no hash and no truth
-    for operator in (family, _TsallisOfOneForm(family.alpha, half=False, near_shannon=False)):
-        assert operator == operator
-        assert operator != operator.replace()
-        assert len({operator, operator}) == 1
+    for operator in (TsallisSoftening(1.5), _TsallisOfOneForm(1.5, half=False, near_shannon=False)):
         with pytest.raises(dataclasses.FrozenInstanceError):
             operator.alpha = 2.0
 
