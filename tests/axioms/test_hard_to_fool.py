@@ -101,6 +101,40 @@ def top_share(p, temperature):
     return kept / kept.sum()
 
 
+def power(p, temperature):
+    w = (p / p.max()) ** (1 / temperature)
+    return w / w.sum()
+
+
+def entropy(p):
+    return -jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1)))
+
+
+@pytest.mark.parametrize("size", [0.01, 0.1])
+@pytest.mark.parametrize(
+    "switch",
+    [
+        lambda p, temperature: p.max() > 0.7,
+        lambda p, temperature: p.max() > 0.95,
+        lambda p, temperature: jnp.sort(p)[-2] > 0.25,
+        lambda p, temperature: entropy(p) > 0.8,
+        lambda p, temperature: p[0] > p[1],
+        lambda p, temperature: temperature > 5,
+        lambda p, temperature: temperature > 12,
+    ],
+    ids=["sure", "surer", "second", "entropy", "first", "warm", "hot"],
+)
+def test_a_small_jump_is_found_beside_what_is_steep(switch, size):
+    """The temperature jumps by 1 or 10 %; power is steeper than that near zeros and near T = 1."""
+
+    def jumping(p, temperature):
+        return power(p, temperature * jnp.where(switch(p, temperature), 1 + size, 1.0))
+
+    found = check(jumping, laws=("A2",), num_classes=(3, 8), budget=Budget(search=0))["A2"]
+    assert found.verdict == "fails"
+    assert found.witness.replay(jumping) < -1e-7
+
+
 STRICT = ("A1s", "A3s", "support")
 
 
