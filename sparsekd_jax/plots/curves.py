@@ -146,7 +146,7 @@ def stage_path(
 
     Raises:
         TypeError: paths without labels.
-        ValueError: no paths, or seeds of a label with different sparsities.
+        ValueError: no paths, seeds of a label with different sparsities, or paths of different distances.
     """
     require_labels(paths, "paths")
     if not paths or not all(paths.values()):
@@ -154,6 +154,9 @@ def stage_path(
     for label, seeds in paths.items():
         if any(not np.allclose(path.sparsities, seeds[0].sparsities) for path in seeds):
             raise ValueError(f"paths[{label!r}] has seeds of different sparsities; draw them apart")
+    metrics = sorted({path.distance for seeds in paths.values() for path in seeds})
+    if len(metrics) > 1:
+        raise ValueError(f"paths are measured by {' and '.join(metrics)}; draw one distance at a time")
     if axes is None:
         axes = new_axes(7.6, 5.0, nrows=2, sharex=True, gridspec_kw={"height_ratios": [2.2, 1]})
     top, bottom = axes
@@ -170,7 +173,7 @@ def stage_path(
             top.plot(x[1:], np.mean(known, axis=0), **pruned)
         bottom.plot(x[1:], steps.T, color=colour, lw=0.7, alpha=0.35)
         bottom.plot(x[1:], steps.mean(axis=0), color=colour, lw=2, marker=marker, ms=5)
-    top.set_ylabel(f"distance to the teacher\n({seeds[0].distance})")
+    top.set_ylabel(f"distance to the teacher\n({metrics[0]})")
     top.legend(title="filled: recovered; hollow: just pruned", title_fontsize=9, frameon=False)
     bottom.set_ylabel("step length")
     bottom.set_xlabel("zeros, %")

@@ -95,6 +95,9 @@ def test_stage_path_draws_distances_and_steps(path):
     other = dataclasses.replace(path, sparsities=(0.0, 0.1, 0.2))
     with pytest.raises(ValueError, match="different sparsities"):
         plots.stage_path({"x": [path, other]})
+    other = dataclasses.replace(path, distance="hellinger")
+    with pytest.raises(ValueError, match="measured by fisher-rao and hellinger; draw one distance at a time"):
+        plots.stage_path({"x": [path], "y": [other]})
 
 
 @pytest.mark.usefixtures("x64")
