@@ -22,6 +22,7 @@ from sparsekd_jax.plots._canvas import (
     require_labels,
     rule_lines,
 )
+from sparsekd_jax.theory._rows import distributions
 from sparsekd_jax.theory.homotopy import HomotopyPath
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def entropy_curves(
     if np.ndim(p) != 1:
         raise ValueError(f"p has shape {np.shape(p)}; one distribution [K] makes a curve")
     ax = axes_or_new(ax, 8.0, 4.2)
-    row = jnp.asarray(p, jnp.float32)
+    row = jnp.asarray(distributions(p), jnp.float32)
     temperatures = np.geomspace(1, hottest, 97)
     highest = math.log(row.size)
     ax.axhline(highest, color=EDGE, lw=1, ls=":")
@@ -209,11 +210,13 @@ def crossover(
 
     Raises:
         TypeError: differences without labels.
-        ValueError: nothing to draw, or shapes that do not fit.
+        ValueError: nothing to draw, x that does not ascend, or shapes that do not fit.
     """
     require_labels(differences, "differences")
     if not differences:
         raise ValueError("differences is empty: nothing to draw")
+    if not (np.diff(x) > 0).all():
+        raise ValueError(f"x is {list(x)}; lines join its values in order: give them ascending")
     ax = axes_or_new(ax, 6.6, 4.0)
     ax.axhline(0, color=INK, lw=1)
     for i, (label, values) in enumerate(differences.items()):
