@@ -210,12 +210,12 @@ def crossover(
 
     Raises:
         TypeError: differences without labels.
-        ValueError: nothing to draw, x that does not ascend, or shapes that do not fit.
+        ValueError: nothing to draw, x that falls, or shapes that do not fit.
     """
     require_labels(differences, "differences")
     if not differences:
         raise ValueError("differences is empty: nothing to draw")
-    if not (np.diff(x) > 0).all():
+    if (np.diff(x) < 0).any():
         raise ValueError(f"x is {list(x)}; lines join its values in order: give them ascending")
     ax = axes_or_new(ax, 6.6, 4.0)
     ax.axhline(0, color=INK, lw=1)
