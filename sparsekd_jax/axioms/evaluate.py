@@ -16,6 +16,11 @@ from sparsekd_jax.operators.base import apply_unchecked, operator_name
 BATCH = 256
 """Rows a compiled call takes. The batch is padded to it, so that each K is compiled once."""
 
+_HOW_IT_IS_CALLED = (
+    "The operator was called with one distribution p [K] and a scalar temperature; wrap one that takes "
+    "batches [N, K] in a function of one row."
+)
+
 
 @functools.cache
 def _quick_options() -> dict[str, Any]:
@@ -132,10 +137,11 @@ class Evaluator:
             return self._row_by_row(x, temperature)
         except jax.errors.UnexpectedTracerError:
             raise self.two_answers() from None
-        except Exception:
+        except Exception as error:
             # A mistake, or what a traced value refuses without saying that it is one, such as to be written
             # into. Rows of numbers tell.
             if not self._takes_rows(x[0], temperature[0]):
+                error.add_note(_HOW_IT_IS_CALLED)
                 raise
             return self._row_by_row(x, temperature)
         return out
@@ -172,6 +178,9 @@ class Evaluator:
                     q = np.asarray(self.operator(row.copy(), float(t)))
                 except jax.errors.UnexpectedTracerError:  # kept from when it was traced
                     raise self.two_answers() from None
+                except Exception as error:
+                    error.add_note(_HOW_IT_IS_CALLED)
+                    raise
                 self._inspect(q[None] if q.ndim == 1 else q, row[None])
                 out[i] = q
         return out

@@ -53,6 +53,12 @@ def _weak_ranking(seen: Observation) -> Margins:
     return Margins(worst_if_nan(margins[rows, worst], q), larger[rows, worst], smaller[rows, worst])
 
 
+def _cut_off(seen: Observation, rows: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Which of some rows truncate what they lost; of all but the first ones nothing is said, so False."""
+    most = seen.evaluator.segments // 8
+    return np.append(seen.truncated(rows[:most], lost[:most]), np.zeros(len(rows[most:]), bool))
+
+
 def _strict_ranking(seen: Observation) -> Margins:
     p, q = sorted_by(seen.cases.p, seen.hot)
     single = seen.evaluator.single_precision
@@ -77,13 +83,14 @@ def _strict_ranking(seen: Observation) -> Margins:
 
     with np.errstate(divide="ignore", invalid="ignore"):
         margin, worst = judge(np.log(q), rows)
-    # A gap that closed may be an underflow: look again in log space, or leave it undecided.
+    # A gap that closed may be an underflow: look again in log space, or see whether the class is cut off.
     decided = clear.any(-1)
     doubtful = np.flatnonzero(decided & (margin <= 0) & (q[rows, worst + 1] == 0) & ~seen.broken)
     if len(doubtful):
         log_q = seen.log_hot(doubtful)
         if log_q is None:
-            decided[doubtful] = False
+            level = p[rows, worst][doubtful, None]
+            decided[doubtful] = _cut_off(seen, doubtful, seen.cases.p[doubtful] == level)
         else:
             _, log_q = sorted_by(seen.cases.p[doubtful], log_q)
             margin[doubtful], worst[doubtful] = judge(log_q, doubtful)
@@ -123,9 +130,11 @@ def _strict_entropy(seen: Observation) -> Margins:
     # still moves, from a truncation, where it does not.
     doubtful = np.flatnonzero(decided & (moved <= BLUR) & (seen.hot.min(-1) < 1e-9) & ~seen.broken)
     if len(doubtful):
-        same = np.zeros(len(doubtful), bool)
         hot = seen.log_hot(doubtful)
-        if hot is not None:
+        if hot is None:
+            lost = support[doubtful] & (seen.hot[doubtful] == 0) & (moved[doubtful] == 0)[:, None]
+            same = _cut_off(seen, doubtful, lost)
+        else:
             cold = seen.evaluator.log_soften(cases.p[doubtful], cases.low[doubtful])
             same = ((hot == cold) | (np.isneginf(hot) & np.isneginf(cold))).all(-1)
         decided[doubtful] = same
@@ -215,8 +224,8 @@ def _support(seen: Observation) -> Margins:
     if len(doubtful):  # an underflow is not a truncation
         log_q = seen.log_hot(doubtful)
         if log_q is None:
-            decided[doubtful] = False
-            lost[doubtful] = False
+            decided[doubtful] = _cut_off(seen, doubtful, lost[doubtful])
+            lost[~decided] = False
         else:
             lost[doubtful] &= np.isneginf(log_q)
     changed = gained | lost

@@ -1,6 +1,6 @@
 """Laws about limits: the two ends of T, continuity, gradients. Judged by a trend, never at the limit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -68,6 +68,7 @@ def cold_limit(seen: Observation) -> Margins:
 # -- continuity and gradients: judged along shrinking segments ---------------------------------------------
 
 HALVINGS = 42
+SMALLEST_JUMP = 1e-7
 
 
 def continuity(seen: Observation) -> Margins:
@@ -80,50 +81,52 @@ def continuity(seen: Observation) -> Margins:
 
 
 def _jumps_along_segments(seen: Observation) -> tuple[Margins, Margins]:
-    """Along p → r at T, and along S → T at p; in each kind the steepest segments are followed."""
+    """Along p → r at T, and along S → T at p."""
     cases, soften = seen.cases, seen.evaluator.soften
-    n = len(cases)
     p = _on_support(cases.p, 1e-4)
     # r on the face of p: jumps onto a face are looked for separately.
     r = _on_support(np.where(p > 0, cases.r + 1e-9, 0), 1e-4)
-    at_p, at_r, colder = soften(p, cases.high), soften(r, cases.high), soften(p, cases.low)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        along_p = np.abs(at_r - at_p).max(-1) / np.maximum(np.abs(r - p).sum(-1), 1e-12)
-        along_t = np.abs(colder - at_p).max(-1) / np.maximum(cases.high - cases.low, 1e-12)
-    broken = ~np.isfinite(np.concatenate([at_p, at_r, colder], -1)).all(-1)
-    # The steepest: a jump shows as a large change over a short segment.
-    most = seen.evaluator.segments // 2
-    first, second = (
-        np.argsort(-np.where(broken, -np.inf, steep), kind="stable")[:most] for steep in (along_p, along_t)
-    )
-    chosen = np.concatenate([first, second])
-    a_p, a_t = p[chosen], np.concatenate([cases.high[first], cases.low[second]])
-    b_p, b_t = np.concatenate([r[first], p[second]]), cases.high[chosen]
-    f_a, f_b = np.concatenate([at_p[first], colder[second]]), np.concatenate([at_r[first], at_p[second]])
-    changes = []
-    for _ in range(HALVINGS):
-        m_p, m_t = 0.5 * (a_p + b_p), 0.5 * (a_t + b_t)
-        f_m = soften(m_p, m_t)
-        to_left = np.abs(f_m - f_a).max(-1) >= np.abs(f_b - f_m).max(-1)
-        pick = to_left[:, None]
-        a_p, b_p = np.where(pick, a_p, m_p), np.where(pick, m_p, b_p)
-        a_t, b_t = np.where(to_left, a_t, m_t), np.where(to_left, m_t, b_t)
-        f_a, f_b = np.where(pick, f_a, f_m), np.where(pick, f_m, f_b)
-        changes.append(np.abs(f_b - f_a).max(-1))
+    here = (p, cases.high, soften(p, cases.high))
+    there = (r, cases.high, soften(r, cases.high))
+    colder = (p, cases.low, soften(p, cases.low))
+    return _jump(seen, here, there), _jump(seen, colder, here)
+
+
+def _jump(seen: Observation, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> Margins:
+    """Between the ends ``(p, T, F_T(p))`` of each segment, on a scale of log p and log T.
+
+    After each halving those are kept of which the larger half has most of the change: a smooth change loses
+    half of it, one with a jump ever less, however small the jump is beside what the operator does elsewhere.
+    """
+    n, most = len(seen.cases), seen.evaluator.segments // 2
+    broken = ~np.isfinite(np.concatenate([a[2], b[2]], -1)).all(-1)
+    rows = np.flatnonzero(~broken)
+    a, b = ([x[rows] for x in end] for end in (a, b))
+    changes = [np.abs(b[2] - a[2]).max(-1)]
+    for halving in range(1, HALVINGS + 1):
+        p, t = np.sqrt(a[0] * b[0]), np.sqrt(a[1] * b[1])
+        p, t = p / p.sum(-1, keepdims=True), np.clip(t, np.minimum(a[1], b[1]), np.maximum(a[1], b[1]))
+        middle = (p, t, seen.evaluator.soften(p, t))
+        left, right = np.abs(middle[2] - a[2]).max(-1), np.abs(b[2] - middle[2]).max(-1)
+        ends = [(left >= right)[:, None], left >= right, (left >= right)[:, None]]
+        a, b = (
+            [np.where(pick, x, y) for pick, x, y in zip(ends, first, second, strict=True)]
+            for first, second in ((a, middle), (middle, b))
+        )
+        changes.append(np.abs(b[2] - a[2]).max(-1))
+        share = np.where(changes[-1] > SMALLEST_JUMP, changes[-1] / np.maximum(changes[-2], SMALLEST_JUMP), 0)
+        kept = np.argsort(-share, kind="stable")[: max(int(n * 0.6**halving), most)]
+        rows, changes = rows[kept], [change[kept] for change in changes]
+        a, b = ([x[kept] for x in end] for end in (a, b))
     jump, earlier = changes[-1], changes[-15]
     # What is merely steep shrinks with the segment, by 2^14 over these halvings where it is Lipschitz.
-    survives = (jump > 1e-7) & (jump > 0.8 * earlier)
-    where = np.argmax(np.abs(f_b - f_a), -1)[:, None]
-    sides = [np.take_along_axis(f, where, -1)[:, 0] for f in (f_a, f_b)]
-
-    def of(rows: np.ndarray, part: slice) -> Margins:
-        # +inf: a segment that is not followed says nothing.
-        margin, left, right = np.where(broken, -np.inf, np.inf), np.zeros(n), np.zeros(n)
-        margin[rows] = np.where(broken[rows], -np.inf, np.where(survives[part], -jump[part], 0.0))
-        left[rows], right[rows] = sides[0][part], sides[1][part]
-        return Margins(margin, left, right)
-
-    return of(first, slice(0, len(first))), of(second, slice(len(first), None))
+    survives = (jump > SMALLEST_JUMP) & (jump > 0.8 * earlier)
+    where = np.argmax(np.abs(b[2] - a[2]), -1)[:, None]
+    # +inf: a segment that is not followed to its end says nothing.
+    margin, left, right = np.where(broken, -np.inf, np.inf), np.zeros(n), np.zeros(n)
+    margin[rows] = np.where(survives, -jump, 0.0)
+    left[rows], right[rows] = (np.take_along_axis(end[2], where, -1)[:, 0] for end in (a, b))
+    return Margins(margin, left, right)
 
 
 def _jump_onto_face(seen: Observation) -> Margins:
@@ -145,7 +148,7 @@ def _jump_onto_face(seen: Observation) -> Margins:
             f_near = soften(near, t)
             changes.append(np.abs(f_near - at_face).max(-1))
         jump = changes[-1]
-        stays = (jump > 1e-7) & (jump > 0.8 * changes[-2]) & (changes[-2] > 0.8 * changes[-3])
+        stays = (jump > SMALLEST_JUMP) & (jump > 0.8 * changes[-2]) & (changes[-2] > 0.8 * changes[-3])
         where = np.argmax(np.abs(f_near - at_face), -1)
         index = np.arange(len(rows))
         broken = ~np.isfinite(at_face).all(-1) | ~np.isfinite(jump)

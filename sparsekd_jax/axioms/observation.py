@@ -18,6 +18,9 @@ BLUR = 64 * ULP
 SINGLE_PRECISION_TOLERANCE = 2e-5
 """What a law forgives an operator that answers in less than float64."""
 
+_WAY = np.concatenate([8.0 ** -np.arange(35, 0, -1), 1 - 2.0 ** -np.arange(1, 49), [1.0]])
+"""Places between 0 and 1, dense at both ends: an underflow at any T from 1e-4 up is met on its way back."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Margins:
@@ -86,6 +89,25 @@ class Observation:
         if not self.evaluator.has_log:
             return None
         return self.evaluator.log_soften(self.cases.p[rows], self.cases.high[rows])
+
+    def truncated(self, rows: np.ndarray, lost: np.ndarray) -> np.ndarray:
+        """Whether F_T(p) cuts off what it lost in some rows, ``[R]``, by probabilities alone.
+
+        On the way from p to u, where no class is small, an underflow passes through tiny numbers; a
+        truncation comes back as a plain one, or never.
+
+        Args:
+          rows: which cases, ``[R]``.
+          lost: the classes whose zeros are in doubt, ``[R, K]``; the largest of each row is looked at. All
+            False: nothing was lost, so nothing is cut off.
+        """
+        p, k = self.cases.p[rows], self.cases.num_classes
+        way = _WAY[:, None]
+        path = (1 - way) * p[:, None] + way / k
+        q = self.evaluator.soften(path.reshape(-1, k), np.repeat(self.cases.high[rows], len(_WAY)))
+        largest = np.argmax(np.where(lost, p, 0), -1)[:, None, None]
+        found = np.take_along_axis(q.reshape(path.shape), largest, -1)[..., 0]
+        return lost.any(-1) & (np.where(found > 0, found, np.inf).min(-1) > 1e-12)
 
 
 def entropy(q: np.ndarray) -> np.ndarray:

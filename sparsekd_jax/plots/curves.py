@@ -22,6 +22,7 @@ from sparsekd_jax.plots._canvas import (
     require_labels,
     rule_lines,
 )
+from sparsekd_jax.theory._rows import distributions
 from sparsekd_jax.theory.homotopy import HomotopyPath
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def entropy_curves(
     if np.ndim(p) != 1:
         raise ValueError(f"p has shape {np.shape(p)}; one distribution [K] makes a curve")
     ax = axes_or_new(ax, 8.0, 4.2)
-    row = jnp.asarray(p, jnp.float32)
+    row = jnp.asarray(distributions(p), jnp.float32)
     temperatures = np.geomspace(1, hottest, 97)
     highest = math.log(row.size)
     ax.axhline(highest, color=EDGE, lw=1, ls=":")
@@ -146,7 +147,7 @@ def stage_path(
 
     Raises:
         TypeError: paths without labels.
-        ValueError: no paths, or seeds of a label with different sparsities.
+        ValueError: no paths, seeds of a label with different sparsities, or paths of different distances.
     """
     require_labels(paths, "paths")
     if not paths or not all(paths.values()):
@@ -154,6 +155,9 @@ def stage_path(
     for label, seeds in paths.items():
         if any(not np.allclose(path.sparsities, seeds[0].sparsities) for path in seeds):
             raise ValueError(f"paths[{label!r}] has seeds of different sparsities; draw them apart")
+    metrics = sorted({path.distance for seeds in paths.values() for path in seeds})
+    if len(metrics) > 1:
+        raise ValueError(f"paths are measured by {' and '.join(metrics)}; draw one distance at a time")
     if axes is None:
         axes = new_axes(7.6, 5.0, nrows=2, sharex=True, gridspec_kw={"height_ratios": [2.2, 1]})
     top, bottom = axes
@@ -170,7 +174,7 @@ def stage_path(
             top.plot(x[1:], np.mean(known, axis=0), **pruned)
         bottom.plot(x[1:], steps.T, color=colour, lw=0.7, alpha=0.35)
         bottom.plot(x[1:], steps.mean(axis=0), color=colour, lw=2, marker=marker, ms=5)
-    top.set_ylabel(f"distance to the teacher\n({seeds[0].distance})")
+    top.set_ylabel(f"distance to the teacher\n({metrics[0]})")
     top.legend(title="filled: recovered; hollow: just pruned", title_fontsize=9, frameon=False)
     bottom.set_ylabel("step length")
     bottom.set_xlabel("zeros, %")
@@ -206,11 +210,13 @@ def crossover(
 
     Raises:
         TypeError: differences without labels.
-        ValueError: nothing to draw, or shapes that do not fit.
+        ValueError: nothing to draw, x that falls, or shapes that do not fit.
     """
     require_labels(differences, "differences")
     if not differences:
         raise ValueError("differences is empty: nothing to draw")
+    if (np.diff(x) < 0).any():
+        raise ValueError(f"x is {list(x)}; lines join its values in order: give them ascending")
     ax = axes_or_new(ax, 6.6, 4.0)
     ax.axhline(0, color=INK, lw=1)
     for i, (label, values) in enumerate(differences.items()):

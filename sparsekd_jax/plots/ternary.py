@@ -3,12 +3,11 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from sparsekd_jax._page import OKABE_ITO
 from sparsekd_jax.operators import Operator, SofteningOperator
-from sparsekd_jax.operators._softening import on_rows
+from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.plots._canvas import EDGE, INK, PALE_INK, axes_or_new
 from sparsekd_jax.theory.variance import AmplificationMap
 
@@ -46,7 +45,7 @@ def softening_field(
         coldest = max(1 / 16, low * (1 + 1e-6))
         _draw_paths(ax, operator, starts, np.geomspace(1, coldest, 40), OKABE_ITO["orange"])
     ax.plot(*to_plane(starts).T, "o", color=INK, ms=2.6, zorder=4)
-    marked = to_plane(_soften(operator, starts, temperature))
+    marked = to_plane(soften(operator, starts, float(temperature)))
     ax.plot(*marked.T, "D", color=OKABE_ITO["blue"], mec="white", mew=0.5, ms=4.4, zorder=5)
     ax.plot(*to_plane(np.full((1, 3), 1 / 3)).T, "+", color=INK, ms=9, zorder=6)
     ax.set_title(getattr(operator, "name", name), fontsize=11, color=INK, pad=12)
@@ -138,14 +137,10 @@ def _draw_triangle(ax: "Axes", facecolor: str) -> None:
     ax.axis("off")
 
 
-def _soften(operator: Operator, p: np.ndarray, temperature: float) -> np.ndarray:
-    return np.asarray(on_rows(operator, jnp.asarray(p, jnp.float32), float(temperature)), np.float64)
-
-
 def _draw_paths(
     ax: "Axes", operator: Operator, starts: np.ndarray, temperatures: np.ndarray, colour: str
 ) -> None:
-    paths = to_plane(np.stack([_soften(operator, starts, t) for t in temperatures]))
+    paths = to_plane(np.stack([soften(operator, starts, t) for t in temperatures.tolist()]))
     ax.plot(paths[..., 0], paths[..., 1], color=colour, lw=1, alpha=0.75, solid_capstyle="round", zorder=2)
     for path in np.moveaxis(paths, 1, 0):
         lengths = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=-1))])

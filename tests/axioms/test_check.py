@@ -171,6 +171,18 @@ def test_the_mistake_of_a_traced_function_is_shown_as_it_is():
         check(lambda p, temperature: p.at[0].add(p.entropie), num_classes=(3,), budget=QUICK)
 
 
+@pytest.mark.parametrize("xp", [jnp, np])
+def test_a_function_of_batches_is_told_how_it_was_called(xp):
+    def batched(p, temperature):
+        w = p ** (1 / temperature[:, None])
+        return w / xp.sum(w, axis=1, keepdims=True)
+
+    with pytest.raises((IndexError, TypeError)) as raised:
+        check(batched, num_classes=(3,), budget=QUICK)
+    assert any("one distribution p [K] and a scalar temperature" in note for note in raised.value.__notes__)
+    assert check(lambda p, t: batched(p[None], xp.atleast_1d(t))[0], num_classes=(3,), budget=QUICK).ok
+
+
 def test_a_function_of_a_narrow_range_is_never_called_outside():
     def cold(p, temperature):
         if not 0.1 <= temperature <= 1:

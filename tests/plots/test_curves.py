@@ -39,6 +39,9 @@ def test_entropy_rises_from_that_of_p_to_log_k(ax):
             plots.entropy_curves({"power": operators.get("power")}, p, hottest=hottest, ax=ax)
     with pytest.raises(ValueError, match="one distribution"):
         plots.entropy_curves({"power": operators.get("power")}, [[0.5, 0.5]], ax=ax)
+    for row, words in (([2.0, 1.0], "p: sums to 3"), ([np.nan, 1.0], "p: contains nan")):
+        with pytest.raises(ValueError, match=words):  # of functions of one's own too
+            plots.entropy_curves({"mine": lambda p, t: p}, row, ax=ax)
 
 
 def test_reliability_is_accuracy_against_confidence(ax):
@@ -77,6 +80,8 @@ def test_crossover_marks_what_is_decided(ax):
     assert {text.get_text() for text in ax.texts} == {"← better: stages", "better: one shot →"}
     with pytest.raises(ValueError, match=r"must be \[2, seeds\]"):
         plots.crossover([1, 2], {"a": values}, ax=ax)
+    with pytest.raises(ValueError, match=r"x is \[1, 3, 2\]; .* ascending"):
+        plots.crossover([1, 3, 2], {"a": values}, ax=ax)
 
 
 @pytest.fixture
@@ -95,6 +100,9 @@ def test_stage_path_draws_distances_and_steps(path):
     other = dataclasses.replace(path, sparsities=(0.0, 0.1, 0.2))
     with pytest.raises(ValueError, match="different sparsities"):
         plots.stage_path({"x": [path, other]})
+    other = dataclasses.replace(path, distance="hellinger")
+    with pytest.raises(ValueError, match="measured by fisher-rao and hellinger; draw one distance at a time"):
+        plots.stage_path({"x": [path], "y": [other]})
 
 
 @pytest.mark.usefixtures("x64")

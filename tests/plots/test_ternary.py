@@ -36,6 +36,15 @@ def test_paths_run_from_the_point_towards_the_centre(ax):
     assert ax.get_title() == "mixture"
 
 
+def test_a_function_in_numpy_has_the_paths_of_the_operator_it_is():
+    def numpy_power(p, temperature):
+        w = np.power(p, 1 / temperature)
+        return w / w.sum()
+
+    drawn, wanted = (paths(f, Figure().subplots()) for f in (numpy_power, operators.get("power")))
+    np.testing.assert_allclose(drawn, wanted[: len(drawn)], atol=1e-12)
+
+
 def test_cold_paths_only_where_the_range_reaches_below_one():
     def count(operator):
         ax = Figure().subplots()

@@ -227,3 +227,30 @@ def test_in_l2_alpha_above_two_can_expand_near_t_1(x64):
 def test_refusals_name_the_argument(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def numpy_code(p, temperature):
+    w = np.power(p, 1 / temperature)
+    return w / w.sum()
+
+
+def conditional(p, temperature):
+    return p if temperature == 1 else power(p, temperature)
+
+
+@pytest.mark.parametrize("function", [numpy_code, conditional])
+@pytest.mark.parametrize(
+    "slope",
+    [
+        lambda f: variance.jacobian(f, [0.2, 0.8], 2.0),
+        lambda f: variance.lipschitz(f, 2.0),
+        lambda f: variance.variance_amplification(f, [0.2, 0.8], 2.0, 5),
+        lambda f: variance.amplification_map(f, 2.0, resolution=4),
+    ],
+)
+def test_a_function_that_jax_cannot_trace_has_no_slope(slope, function):
+    with pytest.raises(TypeError, match=f"operator: jax cannot trace {function.__name__}, .* in jax.numpy"):
+        slope(function)
+    by_sum = variance.variance_amplification(function, [0.2, 0.8], 2.0, 5, method="exact")
+    want = variance.variance_amplification(POWER, [0.2, 0.8], 2.0, 5, method="exact")
+    np.testing.assert_allclose(by_sum.exact.per_class, want.exact.per_class, rtol=1e-12)

@@ -73,6 +73,7 @@ def jacobian(
         validated, a jax array in the dtype of p.
 
     Raises:
+        TypeError: a function that jax cannot trace, such as numpy code.
         ValueError: no distributions, a temperature out of range, a zero of p that AD cannot answer for, or
             a derivative that is not finite.
 
@@ -304,7 +305,13 @@ def _jacobians_unchecked(operator: Operator, rows: np.ndarray, temperature: floa
     """Projected Jacobians of rows ``[N, K]`` by AD, along the face at zeros; not finite where AD is not."""
     with jax.enable_x64(True):
         arguments = (_batched(operator), jnp.asarray(rows), jnp.asarray(temperature, jnp.float64))
-        return np.asarray(_compiled_jacobians(*arguments))
+        try:
+            return np.asarray(_compiled_jacobians(*arguments))
+        except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+            raise TypeError(
+                f"operator: jax cannot trace {operator_name(operator)}, so it has no slope here: write it in "
+                "jax.numpy, without Python conditions on p or T, or take method='exact' where there is one"
+            ) from None
 
 
 def face_jacobians(operator: Operator, rows: np.ndarray, temperature: float) -> np.ndarray:
