@@ -113,7 +113,9 @@ class Trainer:
         self.eval_graphdef = _program.split_for_evaluation(model)[0]
         self.argument = argument
         shape_of = functools.partial(_program.logits_shape, argument, self.eval_graphdef, params, rest)
-        self.num_classes = require_halves(argument, data, self.source.steps(0, 1)[0], shape_of)
+        first = self.source.steps(0, 1)[0]
+        self.num_classes = require_halves(argument, data, first, shape_of)
+        _program.require_steady(argument, self.graphdef, params, rest, first["inputs"])
         _program.require_trainable(argument, optimizer, params)
         self.carry = (params, rest, self.place.everywhere(self.optimizer.init(params)))
         self.seed, self.record_every, self.on_progress = seed, record_every, on_progress
