@@ -16,6 +16,7 @@ from sparsekd_jax._durable import fingerprint
 from sparsekd_jax._numerics import at_least_float32
 from sparsekd_jax._refusals import is_traced, real, refuse, whole
 from sparsekd_jax.distill import _observed, _program
+from sparsekd_jax.distill._placement import on_host
 from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import Batches, DataSet, require_classes, require_examples
 from sparsekd_jax.distill._trainer import Progress, Row, Trainer
@@ -206,7 +207,7 @@ def run(
         identity = {
             "plan": plan.describe(),
             "operator": _numbers_of(plan.operator),
-            "teacher": fingerprint(*(_arrays_of(taught_by))),
+            "teacher": fingerprint(*map(on_host, _arrays_of(taught_by))),
             "cache_teacher": cached,
             **_observed.identity(taught_by, tail),
         }
@@ -436,9 +437,7 @@ def _on_mesh(teacher: nnx.Module, trainer: Trainer) -> tuple[Any, PyTree, PyTree
 
 
 def _arrays_of(taught_by: Taught) -> list[Any]:
-    leaves = jax.tree.leaves(taught_by[1:] if isinstance(taught_by, tuple) else taught_by)
-    keys = jax.dtypes.prng_key
-    return [jax.random.key_data(a) if jnp.issubdtype(a.dtype, keys) else a for a in leaves]
+    return jax.tree.leaves(taught_by[1:] if isinstance(taught_by, tuple) else taught_by)
 
 
 def _numbers_of(operator: Operator) -> str | None:
