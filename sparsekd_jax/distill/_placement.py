@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
@@ -60,6 +61,18 @@ class Placement:
         if self.mesh is None:
             return index
         return jax.device_put(index, NamedSharding(self.mesh, PartitionSpec(None, self.axis)))
+
+
+def on_host(array: Any) -> np.ndarray:
+    """The whole of an array, also of one that other processes hold parts of; of a random key its words."""
+    array = jnp.asarray(array)  # a variable may hold numpy's, or a number
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def _copied(mesh: Mesh, leaf: Any) -> Any:

@@ -389,6 +389,26 @@ def logits_shape(
     return shape
 
 
+def require_steady(argument: str, graphdef: Any, params: PyTree, rest: PyTree, inputs: Array) -> None:
+    """Refuse a model that a call leaves with other variables than before, which no scan can carry."""
+
+    def called(params: PyTree, rest: PyTree, inputs: Array) -> PyTree:
+        model = nnx.merge(graphdef, params, rest, copy=True)
+        model(inputs)
+        return split(model)[1:]
+
+    held = [jax.eval_shape(lambda *held: held, params, rest), jax.eval_shape(called, params, rest, inputs)]
+    before, after = ({n: f"{a.dtype.name}{list(a.shape)}" for n, a in named_leaves(h).items()} for h in held)
+    for name in [*after, *(name for name in before if name not in after)]:
+        was, is_now = before.get(name, "not there"), after.get(name, "not there")
+        if was != is_now:
+            raise ValueError(
+                f"{argument} changes what it holds when it is called: {name.partition('.')[2]} is {was} "
+                f"before and {is_now} after; make every variable in __init__, keep its shape and dtype, and "
+                "leave sow out"
+            )
+
+
 def as_pytree(function: Callable[..., Any]) -> Any:
     """A plain function as an argument of a compiled one: Partial is a pytree with the function static."""
     return jax.tree_util.Partial(function)

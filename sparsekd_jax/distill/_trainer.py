@@ -18,8 +18,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from sparsekd_jax import sparsity
+from sparsekd_jax._durable import fingerprint
 from sparsekd_jax._refusals import whole
 from sparsekd_jax.distill import _program
+from sparsekd_jax.distill._placement import on_host
 from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import (
     Batches,
@@ -113,7 +115,9 @@ class Trainer:
         self.eval_graphdef = _program.split_for_evaluation(model)[0]
         self.argument = argument
         shape_of = functools.partial(_program.logits_shape, argument, self.eval_graphdef, params, rest)
-        self.num_classes = require_halves(argument, data, self.source.steps(0, 1)[0], shape_of)
+        first = self.source.steps(0, 1)[0]
+        self.num_classes = require_halves(argument, data, first, shape_of)
+        _program.require_steady(argument, self.graphdef, params, rest, first["inputs"])
         _program.require_trainable(argument, optimizer, params)
         self.carry = (params, rest, self.place.everywhere(self.optimizer.init(params)))
         self.seed, self.record_every, self.on_progress = seed, record_every, on_progress
@@ -279,7 +283,7 @@ class Trainer:
         self, folder: Any, every: float, keep: int, resume: bool | int, identity: dict[str, Any]
     ) -> None:
         """Save to a directory from now on; first go on from what it holds, where that is asked for."""
-        params, _, state = self.carry
+        params, rest, state = self.carry
         shapes = {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in named_leaves(params).items()}
         optimizer = {n: f"{leaf.dtype.name}{list(leaf.shape)}" for n, leaf in named_leaves(state).items()}
         full = {
@@ -290,6 +294,10 @@ class Trainer:
             "record_every": self.record_every,
             "model": shapes,
             "optimizer": optimizer,
+            # What a result keeps of the start, and judges by: a resumed run takes them from its caller anew.
+            "initial_state": fingerprint(*map(on_host, jax.tree.leaves((params, rest)))),
+            "test_data": fingerprint(*map(on_host, self.test)),
+            "validation_data": fingerprint(*map(on_host, jax.tree.leaves(self.validation))),
         }
         self._store = CheckpointStore(folder, full, keep=keep)
         self._every = every

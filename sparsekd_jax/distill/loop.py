@@ -16,9 +16,11 @@ from sparsekd_jax._durable import fingerprint
 from sparsekd_jax._numerics import at_least_float32
 from sparsekd_jax._refusals import is_traced, real, refuse, whole
 from sparsekd_jax.distill import _observed, _program
+from sparsekd_jax.distill._placement import on_host
 from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import Batches, DataSet, require_classes, require_examples
 from sparsekd_jax.distill._trainer import Progress, Row, Trainer
+from sparsekd_jax.distill.losses import require_distributions
 from sparsekd_jax.distill.metrics import Tally
 from sparsekd_jax.distill.plan import Plan, Stage
 from sparsekd_jax.operators.base import Operator, SofteningOperator
@@ -163,7 +165,8 @@ def run(
         The student, its history, its path, its final metrics.
 
     Raises:
-        ValueError: sizes, labels or classes that do not fit together; a model that gives probabilities; an
+        ValueError: sizes, labels or classes that do not fit together; a model that gives probabilities, or
+            holds other variables after a call than before; an operator whose rows do not sum to 1; an
             optimizer that cannot take a step on the parameters; a plan or a tail that a partial teacher
             cannot serve; resume without a directory.
         TypeError: an argument that is another kind of thing, such as labels that are no class ids; a partial
@@ -204,7 +207,7 @@ def run(
         identity = {
             "plan": plan.describe(),
             "operator": _numbers_of(plan.operator),
-            "teacher": fingerprint(*(_arrays_of(taught_by))),
+            "teacher": fingerprint(*map(on_host, _arrays_of(taught_by))),
             "cache_teacher": cached,
             **_observed.identity(taught_by, tail),
         }
@@ -215,7 +218,7 @@ def run(
             continue
         if plan.teacher == "previous" and number > 1:
             taught_by = _teacher(trainer.stage_model(), trainer, cached)
-        lesson = _lesson(plan, stage, taught_by, tail)
+        lesson = _lesson(plan, stage, taught_by, tail, trainer.num_classes)
         if trainer.step == trainer.stage_start:
             trainer.prune(plan, number, *lesson)
         trainer.advance(stage, number, *lesson, last=number == len(plan.stages))
@@ -434,9 +437,7 @@ def _on_mesh(teacher: nnx.Module, trainer: Trainer) -> tuple[Any, PyTree, PyTree
 
 
 def _arrays_of(taught_by: Taught) -> list[Any]:
-    leaves = jax.tree.leaves(taught_by[1:] if isinstance(taught_by, tuple) else taught_by)
-    keys = jax.dtypes.prng_key
-    return [jax.random.key_data(a) if jnp.issubdtype(a.dtype, keys) else a for a in leaves]
+    return jax.tree.leaves(taught_by[1:] if isinstance(taught_by, tuple) else taught_by)
 
 
 def _numbers_of(operator: Operator) -> str | None:
@@ -447,7 +448,7 @@ def _numbers_of(operator: Operator) -> str | None:
 
 
 def _lesson(
-    plan: Plan, stage: Stage, taught_by: Taught, tail: str | None
+    plan: Plan, stage: Stage, taught_by: Taught, tail: str | None, num_classes: int
 ) -> tuple[Objective, Batch, dict[str, Any]]:
     """What a stage trains on: its objective, its softened targets where they are held, and its numbers."""
     operator = plan.operator
@@ -467,7 +468,13 @@ def _lesson(
         return _program.observed(str(tail)), {"softened": softened}, knobs
     if not isinstance(taught_by, tuple):
         targets = _program.soften_targets(operator, taught_by, knobs["temperature"])
+        require_distributions(plan.operator, targets)
         return _program.distilled(plan.divergence), {"log_targets": targets}, knobs
+    # Its rows are only known in the step; a function that does not normalise is off on any.
+    probe = _program.soften_targets(
+        operator, jnp.linspace(0, 4, num_classes, dtype=dtype), knobs["temperature"]
+    )
+    require_distributions(plan.operator, probe)
     graphdef, params, rest = taught_by
     taught = {"softener": operator, "teacher": (params, rest)}
     return _program.distilled(plan.divergence, graphdef), {}, {**knobs, **taught}

@@ -192,7 +192,8 @@ def distillation_loss(
 
     Raises:
         ValueError: α > 0 without labels, or outside [0, 1]; shapes that differ; a scale that is neither known
-            nor given; a teacher's row that is NaN, +inf or all −inf (seen in eager code only).
+            nor given; a teacher's row that is NaN, +inf or all −inf, or an operator whose rows do not sum to
+            1 (both seen in eager code only).
         TypeError: labels that are no class ids, no operator or one that cannot be traced (numpy code), or a
             teacher seen in part (`target_divergence` takes that).
 
@@ -222,10 +223,10 @@ def distillation_loss(
     teacher_logits = divergences.blank_rows(jax.lax.stop_gradient(teacher_logits), mask)
     simplex.require_logits(teacher_logits, "teacher_logits")
     log_targets = soften_log_probs(operator, jax.nn.log_softmax(teacher_logits, axis=-1), temperature)
+    log_targets = divergences.blank_rows(log_targets, mask, -math.log(jnp.shape(log_targets)[-1]))
+    require_distributions(operator, log_targets)
     own = operator if soften_student else None
-    distance = student_divergence(
-        student_logits, log_targets, own, temperature, divergence=divergence, mask=mask
-    )
+    distance = _divergence_of(student_logits, log_targets, own, temperature, divergence, mask)
     dtype = distance.dtype
     batch = distance.shape
     share = per_row(alpha, "alpha", batch, dtype)
@@ -235,6 +236,23 @@ def distillation_loss(
     if labels is None:
         return loss
     return loss + divergences.times(share, cross_entropy(student_logits, labels, mask))
+
+
+def require_distributions(operator: Operator, log_targets: Array) -> None:
+    """Refuse an operator of whose softened rows one does not sum to 1; traced ones are not looked at."""
+    if is_traced(log_targets):
+        return
+    totals = np.asarray(_totals(log_targets))  # on the device, where a run holds its targets
+    refuse(
+        ~(np.abs(totals - 1) <= 4 * simplex.SUM_TOLERANCE["float32"]),
+        f"operator {operator_name(operator)}",
+        lambda i: f"makes probabilities that sum to {totals[i]:.7g}; divide what it returns by its sum",
+    )
+
+
+@jax.jit
+def _totals(log_probs: Array) -> Array:
+    return jnp.exp(log_probs).sum(axis=-1)
 
 
 def require_shares(alpha: ArrayLike) -> None:
@@ -293,10 +311,22 @@ def student_divergence(
     wide = divergences.blank_rows(log_targets, mask, -math.log(jnp.shape(log_targets)[-1]))
     if wide.dtype == jnp.result_type(log_targets):  # float64 may hold a float32 cache: its tolerance
         simplex.require_log_probabilities(wide.astype(jnp.float32), "log_targets")
+    return _divergence_of(student_logits, wide, operator, temperature, divergence, mask)
+
+
+def _divergence_of(
+    student_logits: Array,
+    log_targets: Array,
+    operator: Operator | None,
+    temperature: ArrayLike,
+    divergence: str | Divergence,
+    mask: Array | None,
+) -> Array:
+    """`student_divergence` from targets that were looked at, blank outside the mask."""
     log_probs = jax.nn.log_softmax(divergences.blank_rows(student_logits, mask), axis=-1)
     if operator is not None:
         log_probs = soften_log_probs(operator, log_probs, temperature)
-    distance = divergences.get_divergence(divergence)(wide, log_probs)
+    distance = divergences.get_divergence(divergence)(log_targets, log_probs)
     return distance if mask is None else jnp.where(mask, distance, 0)
 
 

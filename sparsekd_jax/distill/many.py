@@ -24,6 +24,7 @@ from sparsekd_jax.distill._sources import (
 )
 from sparsekd_jax.distill._trainer import DivergedError, Progress, Row, history_row, nan_metric
 from sparsekd_jax.distill.loop import Result, require_same_classes, teacher_logits
+from sparsekd_jax.distill.losses import require_distributions
 from sparsekd_jax.distill.plan import Plan
 from sparsekd_jax.operators.base import SofteningOperator
 from sparsekd_jax.sparsity import Select, current_masks, is_kernel
@@ -110,11 +111,13 @@ def run_many(
     awake = _program.split_for_evaluation(students[0])
     shape_of = functools.partial(_program.logits_shape, "students[0]", *awake)
     num_classes = require_halves("students[0]", data, arrays, shape_of)
+    trained = _program.split_for_training(students[0])
+    _program.require_steady("students[0]", *trained, arrays["inputs"])
     taught = [teacher_logits(t, arrays) for t in teachers]
     for own in taught:
         require_same_classes(own.shape[-1], num_classes)
     logits = jnp.stack(taught)
-    program = _members(_program.split_for_training(students[0])[0], wrapped, plans[0].divergence)
+    program = _members(trained[0], wrapped, plans[0].divergence)
     judge = _judge(awake[0])
     paths = [_point(carry)]
     records: list[tuple[dict[str, Any], dict[str, Array], Any]] = []
@@ -137,6 +140,7 @@ def run_many(
         record("pruned", number, step, stage.sparsity, {})
         softener, knobs = _knobs(plans, number - 1, logits.dtype)
         softened = jax.vmap(_program.soften_targets)(softener, logits, knobs["temperature"])
+        require_distributions(plans[0].operator, softened)
         rates = jnp.asarray([plan.stages[number - 1].rates() for plan in plans], jnp.float32)
         start, end = step, step + stage.steps
         while step < end:

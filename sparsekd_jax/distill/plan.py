@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sparsekd_jax import operators, sparsity
-from sparsekd_jax._refusals import item, percent_hint, real, whole
+from sparsekd_jax._refusals import item, percent_hint, real, resembling, whole
 from sparsekd_jax.distill._choices import described, is_named, is_written, made
 from sparsekd_jax.distill.divergences import Divergence, get_divergence
 from sparsekd_jax.distill.losses import Operator
@@ -288,9 +288,13 @@ def _require_fields(given: Any, cls: type, where: str) -> None:
     needed = [field.name for field in fields if field.default is dataclasses.MISSING]
     if not isinstance(given, dict):
         raise ValueError(f"{where} must be an object with the fields {', '.join(wanted)}")
-    for name in [*(n for n in needed if n not in given), *(n for n in given if n not in wanted)]:
-        what = "is missing" if name in wanted else f"is unknown; known: {', '.join(wanted)}"
-        raise ValueError(f"{name} {what} in {where}")
+    for name in given:  # before those that are missing, of which one may be this, misspelt
+        if name not in wanted:
+            hint = resembling(name, wanted) or ";"
+            raise ValueError(f"{name} is unknown in {where}{hint} Known: {', '.join(wanted)}")
+    for name in needed:
+        if name not in given:
+            raise ValueError(f"{name} is missing in {where}")
 
 
 def _require_pattern(pattern: Any) -> None:

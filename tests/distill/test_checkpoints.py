@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax import nnx
 
-from sparsekd_jax import distill, operators
+from sparsekd_jax import data, distill, operators
 from sparsekd_jax.distill import _trainer, checkpoints
 from tests.distill.small import BLOBS, Noisy, assert_same
 
@@ -198,6 +198,36 @@ def test_an_operator_with_other_numbers_is_another(kept, changed, says, student,
     run(student, tmp_path, dataclasses.replace(plan, **kept))
     with pytest.raises(distill.CheckpointError, match=says):
         run(student, tmp_path, dataclasses.replace(plan, **changed), resume=True)
+
+
+def test_another_start_or_half_to_judge_by_is_refused(student, folder, tmp_path):
+    """Resumed, a path would begin at weights it never had, and a finished run tell of another test half."""
+    another = Noisy(nnx.Rngs(9))
+    with pytest.raises(distill.CheckpointError, match="refused: initial_state is "):
+        run(another, folder, resume=True)
+    drops = Noisy(nnx.Rngs(0, dropout=9))  # the same weights, another random stream
+    with pytest.raises(distill.CheckpointError, match="refused: initial_state is "):
+        run(drops, folder, resume=True)
+    swapped = dataclasses.replace(BLOBS, test_inputs=BLOBS.test_inputs[::-1])
+    with pytest.raises(distill.CheckpointError, match="refused: test_data is "):
+        run(student, folder, data=swapped, resume=True)
+    held = data_with_validation(BLOBS.test_inputs)
+    run(student, tmp_path / "held", data=held)
+    with pytest.raises(distill.CheckpointError, match="refused: validation_data is "):
+        run(student, tmp_path / "held", data=data_with_validation(BLOBS.test_inputs + 1), resume=True)
+
+
+def data_with_validation(inputs):
+    return data.Arrays(
+        BLOBS.train_inputs,
+        BLOBS.train_labels,
+        BLOBS.test_inputs,
+        BLOBS.test_labels,
+        num_classes=3,
+        name="blobs",
+        validation_inputs=inputs,
+        validation_labels=BLOBS.test_labels,
+    )
 
 
 def test_another_model_and_version_are_refused(student, folder, monkeypatch):

@@ -354,6 +354,57 @@ def test_bad_arguments_are_named():
             distill.evaluate(mlp(0), **{"inputs": inputs, "labels": labels, **changed})
 
 
+def test_an_operator_that_does_not_normalise_is_refused():
+    """It would train, towards a divergence from what is no distribution."""
+
+    def unnormalized(p, temperature):
+        return p ** (1 / temperature)
+
+    plan = distill.stages(
+        operator=unnormalized, sparsity=0.5, num_stages=1, total_steps=5, soften_student=False
+    )
+    for options in ({}, {"cache_teacher": False}):
+        with pytest.raises(
+            ValueError, match=r"operator unnormalized.*: makes probabilities that sum to \d\.\d"
+        ):
+            distill.run(mlp(1), mlp(0), BLOBS, plan, seed=0, **SETTINGS, **options)
+    with pytest.raises(ValueError, match="operator unnormalized"):
+        distill.run_many([mlp(1)], [mlp(0)], BLOBS, plan, optimizer=OPTIMIZER, seeds=[0], batch_size=16)
+
+
+class Restless(nnx.Module):
+    """Holds another variable, or another dtype, after its first call."""
+
+    def __init__(self, inner, kept=None):
+        self.inner, self.kept = inner, nnx.data(kept)
+
+    def __call__(self, x):
+        mean = x.mean(axis=0)
+        if self.kept is None:
+            self.kept = nnx.Cache(mean)
+        else:
+            self.kept.set_value(mean)
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    ("kept", "change"),
+    [
+        (lambda: None, r"kept is not there before and float32\[4\] after"),
+        (
+            lambda: nnx.Cache(jnp.zeros(4, jnp.bfloat16)),
+            r"kept is bfloat16\[4\] before and float32\[4\] after",
+        ),
+    ],
+)
+def test_a_student_that_a_call_changes_is_refused(kept, change):
+    with pytest.raises(ValueError, match=f"student changes what it holds when it is called: {change}"):
+        distill.run(Restless(mlp(1), kept()), mlp(0), BLOBS, PLAN, seed=0, **SETTINGS)
+    members = [Restless(mlp(1), kept())]
+    with pytest.raises(ValueError, match=r"students\[0\] changes what it holds"):
+        distill.run_many(members, [mlp(0)], BLOBS, PLAN, optimizer=OPTIMIZER, seeds=[0], batch_size=16)
+
+
 @pytest.mark.parametrize("before", [[], [optax.clip(1.0)]])
 def test_an_optimizer_that_has_masks_of_its_own_is_refused(before):
     """Its where went unheard: the default one, of the masks around it, pruned what it left out."""

@@ -356,3 +356,19 @@ def test_a_mean_of_nothing_is_an_error():
     for bad in (-1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match=rf"weights, row 1: is {bad}; weights are ≥ 0"):
             weighted_sum(jnp.ones(2), jnp.array([1.0, bad]))
+
+
+def test_an_operator_whose_rows_do_not_sum_to_one_is_named():
+    """The mistake is the operator's, not that of an argument log_targets, which nobody passed."""
+
+    def unnormalized(p, temperature):
+        return p ** (1 / temperature)
+
+    z = jnp.log(jnp.array([[0.64, 0.36], [0.5, 0.5], [1 - 1e-7, 1e-7]], jnp.float32))
+    settings = {"operator": unnormalized, "temperature": jnp.float32(2), "soften_student": False}
+    total = r"operator unnormalized, row 0: makes probabilities that sum to 1\.4; divide"
+    with pytest.raises(ValueError, match=total):
+        distill.distillation_loss(z, z, **settings)
+    with pytest.raises(ValueError, match=r"row 1: makes probabilities that sum to 1\.41421"):
+        distill.distillation_loss(z, z, **settings, mask=jnp.array([False, True, True]))
+    assert jax.jit(lambda z: distill.distillation_loss(z, z, **settings))(z).shape == (3,)

@@ -83,7 +83,11 @@ def test_json_keeps_every_digit_of_an_operator(operator):
             lambda plan: plan.update(teacher="nobody"),
             "teacher 'nobody' is unknown; known: original, previous",
         ),
-        (lambda plan: plan.update(colour=1), "colour is unknown; known: operator, stages"),
+        (lambda plan: plan.update(colour=1), "colour is unknown in the plan; Known: operator, stages"),
+        (
+            lambda plan: plan["stages"][1].update(temprature=plan["stages"][1].pop("temperature")),
+            "temprature is unknown in stage 2; did you mean 'temperature'\\? Known: sparsity, temperature",
+        ),
         (lambda plan: plan["stages"][1].pop("steps"), "steps is missing in stage 2"),
         (lambda plan: plan["stages"][1].update(steps=0), r"steps must be at least 1, got 0 .*\(stage 2\)"),
         (lambda plan: plan["stages"][1].update(sparsity=0.1), r"sparsity of stage 2 is 0\.1 after 0\."),

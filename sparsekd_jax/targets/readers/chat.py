@@ -1,7 +1,8 @@
 """The chat form: ``choices[].logprobs.content[].{token, logprob, bytes, top_logprobs[]}``.
 
 ``bytes`` and ``top_logprobs`` may be null or absent. A server that puts its own ``id`` beside every token is
-taken at its id. llama.cpp's ``completion_probabilities`` are the same list at another place.
+taken at its id. The same list at another place are llama.cpp's ``completion_probabilities``, Ollama's own
+``logprobs``, and ``output[].content[].logprobs`` of OpenAI's Responses.
 """
 
 from typing import Any

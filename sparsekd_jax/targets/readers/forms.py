@@ -57,6 +57,27 @@ def _get(value: Any, *names: str) -> Any:
     return value
 
 
+def _output_texts(source: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Nodes at ``output[i].content[j].logprobs``, of the texts that a response holds; what is no
+    object or list on the way there is a node too, which the reading refuses."""
+    found = []
+    output = source.get("output")
+    for i, item in enumerate(output if type(output) is list else ()):
+        content = _get(item, "content")
+        if content is None:  # a tool call, or reasoning
+            found += [] if type(item) is dict else [(f"output[{i}]", item)]
+        elif type(content) is not list:
+            found.append((f"output[{i}].content", content))
+        else:
+            for j, part in enumerate(content):
+                path = f"output[{i}].content[{j}]"
+                if type(part) is not dict:
+                    found.append((path, part))
+                elif "logprobs" in part or part.get("type") == "output_text":
+                    found.append((f"{path}.logprobs", part.get("logprobs")))
+    return found or [("output", None)]
+
+
 _ASK_CHAT = "ask the server for logprobs=true and top_logprobs=k"
 _LLAMA = (
     "set n_probs=k, and post_sampling_probs=false: probabilities after sampling are of another distribution"
@@ -66,6 +87,22 @@ FORMS = {
     form.name: form
     for form in (
         Form("chat", _below("logprobs", "content"), chat.read, chat.check, "", _ASK_CHAT),
+        Form(
+            "responses",
+            _output_texts,
+            chat.read,
+            chat.check,
+            "",
+            'ask the server for include=["message.output_text.logprobs"] and top_logprobs=k',
+        ),
+        Form(
+            "ollama",
+            lambda source: [("logprobs", source.get("logprobs"))],
+            chat.read,
+            chat.check,
+            "",
+            _ASK_CHAT,
+        ),
         Form(
             "completions",
             _below("logprobs"),
@@ -123,6 +160,10 @@ def detect(source: dict[str, Any]) -> Form:
     found = []
     if "completion_probabilities" in source:
         found.append("llama.cpp")
+    elif first is source and type(log_probs) is list:
+        found.append("ollama")
+    elif any(node for _, node in _output_texts(source)):  # the list is empty where it was not asked for
+        found.append("responses")
     elif "content" in inner and (inner is log_probs or type(inner["content"]) is list):
         found.append("chat")
     elif "tokens" in inner and "token_logprobs" in inner:

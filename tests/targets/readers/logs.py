@@ -38,6 +38,19 @@ def chat(rows, **kw):
     return {"id": "c", "choices": [{"index": 0, "logprobs": {"content": content}, "finish_reason": "stop"}]}
 
 
+def ollama(rows):
+    (choice,) = chat(rows)["choices"]
+    message = {"role": "assistant", "content": ""}
+    return {"model": "m", "message": message, "done": True, "logprobs": choice["logprobs"]["content"]}
+
+
+def responses(rows):
+    (choice,) = chat(rows)["choices"]
+    text = {"type": "output_text", "text": "", "annotations": [], "logprobs": choice["logprobs"]["content"]}
+    output = [{"type": "reasoning", "summary": []}, {"type": "message", "content": [text]}]
+    return {"object": "response", "output": output}
+
+
 def completions(rows):
     tops = [{TEXTS[i]: lp for i, lp in dict([*top, chosen]).items()} for top, chosen in rows]
     chosen = [own for _, own in rows]
@@ -95,6 +108,8 @@ def tgi(rows):
 
 FORMS = {
     "chat": chat,
+    "responses": responses,
+    "ollama": ollama,
     "completions": completions,
     "prompt": prompt,
     "sglang": sglang,
@@ -121,9 +136,13 @@ def naive(record):
         tops = details.get("top_tokens") or [[]] * len(details["tokens"])
         for own, top in zip(details["tokens"], tops, strict=True):
             found.append([(e["id"], e["logprob"]) for e in [*top, own]])
-    elif "completion_probabilities" in record:
-        by_id = "id" in record["completion_probabilities"][0]
-        for own in record["completion_probabilities"]:
+    elif "choices" not in record:
+        listed = record.get("completion_probabilities") or record.get("logprobs")
+        if listed is None:
+            parts = [part for item in record["output"] for part in item.get("content") or ()]
+            listed = [own for part in parts for own in part.get("logprobs", ())]
+        by_id = "id" in listed[0]
+        for own in listed:
             entries = [*(own.get("top_logprobs") or []), own]
             found.append([(_chat_id(e, by_id), e["logprob"]) for e in entries])
     elif "prompt_logprobs" in record["choices"][0]:
