@@ -249,7 +249,10 @@ def sweep(num_classes: int, temperatures: TemperatureRange, size: int, seed: int
 
 
 def corpus(num_classes: int, temperatures: TemperatureRange) -> Cases | None:
-    """The witnesses of theory.md that have K classes and temperatures in the range, or None."""
+    """The known witnesses of K classes with temperatures in the range, or None.
+
+    They are those of theory.md, and one for L2 at K = 5, where few draws meet what its four classes show.
+    """
     found = [
         case
         for case in _WITNESSES
@@ -265,6 +268,7 @@ _WITNESSES = (
     Cases.one((0.9, 0.1), 2.0, r=(0.5, 0.5)),
     Cases.one((0.9, 0.1, 0.0), 2.0, r=(0.2, 0.2, 0.6)),
     Cases.one((0.49935, 0.49935, 0.0013, 0.0), 1.001, r=(0.49935, 0.49935, 0.0, 0.0013)),
+    Cases.one((0.488, 0.488, 0.0239, 9e-5, 1e-5), 1.0001, r=(0.488005, 0.488005, 0.023905, 8.1e-5, 4e-6)),
     Cases.one((0.5, 0.3, 0.2), 0.25),
     Cases.one((0.6, 0.4), 0.5, r=(0.5, 0.5)),
     Cases.one((0.9, 0.1), 0.5, low=0.4),

@@ -96,7 +96,7 @@ def check(
         [1, ∞) for a function.
       name: printed in the report.
       budget: how much to try.
-      corpus: whether the known witnesses of theory.md join the sweep.
+      corpus: whether the known witnesses join the sweep, which are those of theory.md and one more.
       seed: of the sweep; the same seed gives the same report.
 
     Returns:
