@@ -6,12 +6,13 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax  # type: ignore[import-untyped]
 from flax import nnx
 from jax.sharding import Mesh
@@ -284,40 +285,35 @@ class Trainer:
     ) -> None:
         """Save to a directory from now on; first go on from what it holds, where that is asked for."""
         params, rest, state = self.carry
-        shapes = {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in named_leaves(params).items()}
-        optimizer = {n: f"{leaf.dtype.name}{list(leaf.shape)}" for n, leaf in named_leaves(state).items()}
         full = {
             "version": metadata.version("sparsekd_jax"),
             **self.source.identity(),  # before the teacher's logits, which change with the data
             **identity,
             "seed": self.seed,
             "record_every": self.record_every,
-            "model": shapes,
-            "optimizer": optimizer,
-            # What a result keeps of the start, and judges by: a resumed run takes them from its caller anew.
-            "initial_state": fingerprint(*map(on_host, jax.tree.leaves((params, rest)))),
+            "model": _shapes(params),
+            "state": _shapes(rest),
+            "optimizer": _shapes(state),
             "test_data": fingerprint(*map(on_host, self.test)),
             "validation_data": fingerprint(*map(on_host, jax.tree.leaves(self.validation))),
         }
         self._store = CheckpointStore(folder, full, keep=keep)
         self._every = every
-        saved = self._store.resume(resume)
+        given = {**named_leaves(self.path[0]), **named_leaves(rest)}
+        saved = self._store.resume(resume, lambda saved: _another_start(given, saved.arrays))
         if saved is None:
             return
         position = saved.position
         self.step, self.sparsity = position["step"], position["sparsity"]
         self.stage_start, self.history = position["stage_start"], position["history"]
-        stages = [(self.path[0], self.rests[0], self.masks[0])] * position["stages_done"]
-        template = (self.carry, stages, self._tally_template())
+        stages = [(self.path[0], self.rests[0], self.masks[0])] * (1 + position["stages_done"])
+        template = (stages, self.carry, self._tally_template())
         leaves, structure = jax.tree.flatten(template)
         restored = [
             _as_key(self.place.like(a, like), like) for a, like in zip(saved.arrays, leaves, strict=True)
         ]
-        self.carry, later, self.final = jax.tree.unflatten(structure, restored)
-        for params, rest, masks in later:
-            self.path.append(params)
-            self.rests.append(rest)
-            self.masks.append(masks)
+        stages, self.carry, self.final = jax.tree.unflatten(structure, restored)
+        self.path, self.rests, self.masks = (list(each) for each in zip(*stages, strict=True))
         self._good = self.pure_params(), jnp.asarray(True)
         log.info("resumed at step %d of %d from %s", self.step, self.total_steps, folder)
 
@@ -330,8 +326,8 @@ class Trainer:
             return
         log.info("saving step %d of %d", self.step, self.total_steps)
         self._flush()
-        stages = list(zip(self.path[1:], self.rests[1:], self.masks[1:], strict=True))
-        arrays = jax.tree.leaves((self.carry, stages, self.final))
+        stages = list(zip(self.path, self.rests, self.masks, strict=True))
+        arrays = jax.tree.leaves((stages, self.carry, self.final))
         position = {
             "step": self.step,
             "sparsity": self.sparsity,
@@ -346,6 +342,27 @@ class Trainer:
         params, rest, _ = self.carry
         judge = functools.partial(_program.evaluate_all, self.eval_graphdef)
         return jax.eval_shape(judge, params, rest, *self.test)[0]
+
+
+def _shapes(tree: PyTree) -> dict[str, str]:
+    return {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in named_leaves(tree).items()}
+
+
+def _another_start(given: dict[str, Any], saved: Sequence[Array]) -> str | None:
+    """Which parameter or other variable of a student is not the one that a run began with, if any is.
+
+    Numbers are compared to a thousandth of the largest, as another device initialises to other last bits.
+    """
+    for (name, leaf), began in zip(given.items(), saved, strict=False):  # the start comes first
+        here, there = on_host(leaf), on_host(began)
+        if jnp.issubdtype(here.dtype, jnp.floating):
+            scale = max(1e-3, 2 * float(jnp.finfo(here.dtype).eps)) * np.abs(there).max(initial=0)
+            same = np.allclose(here.astype(np.float64), there.astype(np.float64), rtol=0, atol=scale)
+        else:
+            same = np.array_equal(here, there)
+        if not same:
+            return f"it began with another student, whose {name} had other numbers"
+    return None
 
 
 def _as_data(leaf: Any) -> Array:

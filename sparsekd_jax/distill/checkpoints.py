@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from jaxtyping import Array
 from sparsekd_jax import _durable
 from sparsekd_jax._refusals import whole
 
-FORMAT = 3
+FORMAT = 4
 _PREFIX = "step-"
 _WRITING = ".writing"
+_OFFER = "; go on with the settings that made it, or take another checkpoint_dir"
 
 
 class CheckpointError(RuntimeError):
@@ -35,6 +36,10 @@ class Saved:
 
     position: dict[str, Any]
     arrays: list[Array]
+
+
+Differs = Callable[[Saved], str | None]
+"""What in a checkpoint is not as it is here, in words, or None."""
 
 
 class CheckpointStore:
@@ -133,8 +138,12 @@ class CheckpointStore:
         except OSError as error:
             raise CheckpointError(f"{name} could not be written to {self.folder} ({error})") from error
 
-    def resume(self, resume: bool | int) -> Saved | None:
+    def resume(self, resume: bool | int, differs: Differs | None = None) -> Saved | None:
         """The checkpoint to go on from: the newest, that of a step, or None to start from the beginning.
+
+        Args:
+          resume: as of `run`.
+          differs: as of `load`.
 
         Raises:
           CheckpointError: there are checkpoints and ``resume`` is False; the one asked for is missing,
@@ -149,13 +158,13 @@ class CheckpointStore:
                 )
             return None
         if resume is True:
-            return self.load(steps[-1]) if steps else None
+            return self.load(steps[-1], differs) if steps else None
         if resume not in steps:
             raise CheckpointError(
                 f"there is no checkpoint of step {resume} in {self.folder}; there are "
                 f"{steps or 'none'}: pass one of them, or resume=True for the newest"
             )
-        saved = self.load(resume)
+        saved = self.load(resume, differs)
         _wait_for_others(f"step {resume} is read")
         if jax.process_index() == 0:
             for later in steps[steps.index(resume) + 1 :]:  # a future that this run does not have
@@ -163,8 +172,12 @@ class CheckpointStore:
         _wait_for_others(f"step {resume} is the last")
         return saved
 
-    def load(self, step: int) -> Saved:
+    def load(self, step: int, differs: Differs | None = None) -> Saved:
         """Read and verify the checkpoint of a step.
+
+        Args:
+          step: one of `steps`.
+          differs: says what in the arrays shows that they are of another run, or None.
 
         Raises:
           CheckpointError: damaged, or of another run; names the field and the newest good checkpoint. Or
@@ -173,21 +186,26 @@ class CheckpointStore:
         fault = self._fault(step)
         if fault is not None:
             good = next((s for s in reversed(self.steps()) if s != step and self._fault(s) is None), None)
-            offer = "; go on with the settings that made it, or take another checkpoint_dir"
+            offer = _OFFER
             if good is not None:
                 offer = f"; resume={good} goes on from step {good}, which is whole"
-            raise CheckpointError(
-                f"the checkpoint of step {step} in {self.folder} is refused: {fault}{offer}"
-            )
+            raise CheckpointError(f"{self._named(step)} is refused: {fault}{offer}")
         manifest = json.loads((self._path(step) / "manifest.json").read_text())
         try:
             arrays = _read_arrays(self._path(step) / "arrays", manifest["arrays"])
         except Exception as error:  # Orbax passes on what its own libraries raise, of any kind
             raise CheckpointError(
-                f"the checkpoint of step {step} in {self.folder} is as it was written, but Orbax cannot read "
-                f"it ({str(error).strip().partition(chr(10))[0]}); resume with the versions that wrote it"
+                f"{self._named(step)} is as it was written, but Orbax cannot read it "
+                f"({str(error).strip().partition(chr(10))[0]}); resume with the versions that wrote it"
             ) from error
-        return Saved(manifest["position"], arrays)
+        saved = Saved(manifest["position"], arrays)
+        different = differs(saved) if differs is not None else None
+        if different is not None:
+            raise CheckpointError(f"{self._named(step)} is refused: {different}{_OFFER}")
+        return saved
+
+    def _named(self, step: int) -> str:
+        return f"the checkpoint of step {step} in {self.folder}"
 
     def _path(self, step: int) -> Path:
         return self.folder / f"{_PREFIX}{step:08d}"
