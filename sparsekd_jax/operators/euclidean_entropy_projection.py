@@ -28,7 +28,8 @@ class EuclideanEntropyProjection(SofteningOperator):
     `SofteningOperator`. Passes over the row: the entropy of p, and one a step of the search, which solves for
     every q_i anew (a CPU makes them block by block).
 
-    At a uniform row a second derivative in p does not exist, T > 1: AD gives that of the strength held.
+    At a uniform row a second derivative in p does not exist, T > 1: AD gives that of the strength held. Above
+    T = 1e10 in float32 (1e50 in float64), where q has long been uniform to rounding, a root may not be found.
 
     Reference: theory.md section 2, φ = ½x², ψ = Shannon, target form.
 
