@@ -68,7 +68,7 @@ def bracketed_newton(
         return new_x, low, high, jnp.where(usable, step, high - low), done | finished, steps + 1
 
     start = 0.5 * (low + high) if start is None else jnp.clip(start, low, high)
-    done = jnp.zeros(low.shape, bool)
+    done = jnp.zeros_like(low, bool)  # and not of its shape: in shard_map it varies as the rows do
     state: tuple[Array, ...] = (start, low, high, jnp.full_like(low, jnp.inf), done, jnp.asarray(0))
     x, *_, done, _ = jax.lax.while_loop(unfinished, advance, state)
     return x, done
@@ -118,4 +118,4 @@ def _increasing_root_jvp(residual: Residual, primals: tuple, tangents: tuple) ->
 
 def no_tangent(flags: Array) -> Any:
     """The tangent of an array of flags, as a JVP rule must give it."""
-    return jnp.zeros(flags.shape, jax.dtypes.float0)
+    return jax.lax.full_like(flags, False, jax.dtypes.float0)

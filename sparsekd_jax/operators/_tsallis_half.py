@@ -6,6 +6,7 @@ With ``u_i = √(p_i/p_top)`` and ``S = Σu²`` it is ``q_i = w_i²``, where ``w
 overshoots.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -213,9 +214,17 @@ def _log_from_logs_jvp(primals: tuple, tangents: tuple) -> tuple:
     on = ~jnp.isneginf(log_q)
     safe = jnp.where(on, log_q, 0)
     root_q = jnp.where(on, jnp.exp(0.5 * safe), 0)
-    force = _tangent(_of_logs(logs, logs_dot), root_q, safe, temperature, r, *rest, divided=True)
-    over = _known_power(jnp.exp(-0.5 * safe), safe, -r)
-    return (log_q, found), (jnp.where(on, over * force / (temperature * r), 0), no_tangent(found))
+    argument = _of_logs(logs, logs_dot)
+    force = _tangent(argument, root_q, safe, temperature, r, *rest, divided=True)
+    # √q underflows at T = 1 only. What moves with T is beyond the dtype there: cut, never infinite.
+    lost = on & (root_q == 0)
+    limit = math.log(float(jnp.finfo(safe.dtype).max)) - 20
+    over = _known_power(jnp.exp(jnp.where(lost, limit, -0.5 * safe)), safe, -r)
+    log_q_dot = over * force / (temperature * r)
+    if argument.along is not None:
+        mean = row_sum(argument.along(argument.p)) / row_sum(argument.p)
+        log_q_dot += jnp.where(lost, argument.along(jnp.ones_like(safe)) - mean, 0)
+    return (log_q, found), (jnp.where(on, log_q_dot, 0), no_tangent(found))
 
 
 def _from_probabilities_jvp(primals: tuple, tangents: tuple) -> tuple:

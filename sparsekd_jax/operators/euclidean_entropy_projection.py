@@ -28,7 +28,8 @@ class EuclideanEntropyProjection(SofteningOperator):
     `SofteningOperator`. Passes over the row: the entropy of p, and one a step of the search, which solves for
     every q_i anew (a CPU makes them block by block).
 
-    At a uniform row a second derivative in p does not exist, T > 1: AD gives that of the strength held.
+    At a uniform row a second derivative in p does not exist, T > 1: AD gives that of the strength held. Above
+    T = 1e10 in float32 (1e50 in float64), where q has long been uniform to rounding, a root may not be found.
 
     Reference: theory.md section 2, φ = ½x², ψ = Shannon, target form.
 
@@ -287,5 +288,8 @@ def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
     da = jnp.where(uniform, 0.5 * jax.lax.rsqrt(temperature) / c.shape[-1] * warmed, da)
     kept = p / stiff
     kept += jax.lax.stop_gradient(jnp.where(at_one & on, 1 - kept, 0))  # where both underflow too
+    # What moves with T is beyond the dtype where q underflows: cut, as 0 times infinity is no derivative.
+    least = float(jnp.finfo(q.dtype).tiny) * 1e5 * c.shape[-1]
+    stiff = jnp.where(at_one, jnp.maximum(stiff, least), stiff)
     d_log_q = jnp.where(on, kept * flow - (row_sum(push * dp) + rho * da) / stiff, 0)
     return (log_q, a, converged), (d_log_q, da, no_tangent(converged))

@@ -147,9 +147,11 @@ def _target_residual(x: Array, op: Variational, log_p: Array, target: EntropyTar
 def _require_convex(name: str, potential: Potential, params: Any) -> None:
     """Refuse a potential whose slope falls or stays on a grid, beyond rounding, where values can be seen."""
     x = jnp.asarray(np.linspace(1 / 32, 1, 32, dtype=np.float32))
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(x.dtype), params)  # as for a call in float32
     if jax.eval_shape(potential, x[0], params).shape:  # params of a family
         return
-    traced = jax.vmap(jax.grad(lambda x: potential(x, params)))(x)
+    # Forward, as the operator takes slopes: a potential may hold a while_loop.
+    traced = jax.vmap(lambda x: jax.jvp(lambda x: potential(x, params), (x,), (jnp.ones_like(x),))[1])(x)
     if is_traced(traced):  # inside jit all is
         return
     slope = np.asarray(traced, np.float64)

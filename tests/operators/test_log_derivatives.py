@@ -47,6 +47,23 @@ def test_at_one_they_are_those_of_the_identity(name):
         np.testing.assert_allclose(found, np.eye(5) - np.exp(LOG_P)[None, :], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["tsallis(1.5)", "euclidean-entropy-projection"])
+def test_at_one_they_are_those_of_the_identity_where_q_underflows(name, dtype):
+    """Logits of many classes reach there: √q or q is 0, 1/q infinite, and their product was NaN."""
+    value = functools.partial(of_row, "log", operators.parse(name))
+    forward, reverse = (jax.jit(of(value, argnums=(0, 1))) for of in (jax.jacfwd, jax.jacrev))
+    for least in {"float32": (-90.0, -165.0, -200.0, -1200.0), "float64": (-720.0, -1400.0, -5000.0)}[dtype]:
+        with jax.enable_x64(dtype == "float64"):
+            log_p = jnp.asarray([np.log(0.7), np.log(0.3), least], dtype)
+            for jacobian in (forward, reverse):
+                found, in_t = jacobian(log_p, jnp.ones((), dtype))
+                expected = np.eye(3) - np.array([0.7, 0.3, 0.0])
+                np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=str(least))
+                assert np.isfinite(in_t).all()
+                assert in_t[2] > 1e16
+
+
 @pytest.mark.parametrize("entry", ["probabilities", "log"])
 @pytest.mark.parametrize("name", ["power", "tsallis(0.5)"])
 def test_what_stands_still_moves_nothing(name, entry):

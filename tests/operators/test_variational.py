@@ -189,6 +189,29 @@ def test_convex_potentials_and_families_of_them_pass():
         np.testing.assert_allclose(row, TsallisSoftening(alpha)(p, 2.0), atol=1e-5)
 
 
+def test_parameters_in_float64_pass_under_strict_promotion():
+    """The look at the potentials is in float32, and so must be the parameters it looks with."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        p = jnp.array([0.7, 0.2, 0.1])
+        for alpha in (np.float64(1.5), np.asarray(1.5), jnp.asarray([1.5])[0]):
+            q = variational(tsallis, tsallis, params=alpha)(p, 2.0)
+            np.testing.assert_allclose(q, TsallisSoftening(1.5)(p, 2.0), rtol=1e-9)
+        rows = jax.vmap(lambda a: variational(tsallis, tsallis, params=a)(p, 2.0))(jnp.array([1.5, 2.5]))
+        np.testing.assert_allclose(rows[1], TsallisSoftening(2.5)(p, 2.0), rtol=1e-9)
+
+
+def test_a_potential_may_hold_a_while_loop():
+    """It has forward derivatives only, which are what an operator takes."""
+
+    def cube(x, params):
+        start = (jnp.ones_like(x), 0)
+        return jax.lax.while_loop(lambda state: state[1] < 3, lambda s: (s[0] * x, s[1] + 1), start)[0]
+
+    with jax.enable_x64(True):
+        p = jnp.array([0.7, 0.2, 0.1])
+        np.testing.assert_allclose(variational(cube, cube)(p, 2.0), TsallisSoftening(3.0)(p, 2.0), rtol=1e-8)
+
+
 def steep(x, rate):
     return jnp.exp(rate * x)
 

@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -218,3 +219,43 @@ def test_many_labels_at_a_small_delta(epsilon, n, delta):
     found = compose(epsilon, n, delta).epsilon
     assert exact_delta(epsilon, n, 2, found) <= delta
     assert exact_delta(epsilon, n, 2, found * (1 - 1e-6)) > delta
+
+
+@pytest.mark.parametrize("k", [2, 3, 1000])
+@pytest.mark.parametrize("epsilon", [5e-324, 1e-12, 1e-6, 1e-3, 1.0])
+@pytest.mark.parametrize("n", [1, 2, 10])
+def test_composition_falls_with_delta_and_is_never_negative(n, epsilon, k):
+    """Where δ is next to the rounding of the tails, ε' came out as −8e-10 once."""
+    deltas = [0.0, 1e-30, 1e-15, 1e-12, 1e-9, 1e-6, 1e-3, 0.1, 0.9, 1 - 1e-12]
+    found = [compose(epsilon, n, delta, num_classes=k).epsilon for delta in deltas]
+    assert found == sorted(found, reverse=True)
+    assert found[0] == n * epsilon
+    assert found[-1] >= 0
+
+
+@pytest.mark.parametrize("delta", [1e-190, 1e-250, 1e-281, 1e-300, 5e-324])
+def test_composition_where_scipy_loses_the_tails(delta):
+    """At δ = 1e-281 tails of 1e-283, wrong by 5 %, certified 96.36: all labels agree with 1.4e-280."""
+    n, label = 1000, mpmath.mpf(0.1)
+    found = compose(0.1, n, delta).epsilon
+    keep = 1 / (1 + mpmath.exp(-label))
+    exact = mpmath.mpf(0)
+    for j in range(n + 1):
+        if (2 * j - n) * label > found:
+            mass = mpmath.binomial(n, j) * keep**j * (1 - keep) ** (n - j)
+            exact += mass * (1 - mpmath.exp(found - (2 * j - n) * label))
+    assert exact <= delta or found == pytest.approx(100, rel=1e-15)
+
+
+def test_composition_computes_in_float64_whatever_holds_the_number():
+    """In float32 1000 · 0.1 is 100, which is below a thousand times what float32 has for 0.1."""
+    for epsilon in (np.float32(0.1), jnp.float32(0.1), np.asarray(0.1, np.float32)):
+        for delta in (np.float32(1e-6), 0):
+            found = compose(epsilon, 1000, delta)
+            assert type(found.epsilon) is type(found.basic) is float
+            assert found.basic == 1000 * float(np.float32(0.1)) > 100
+    for wrong in ("0.1", None, np.array([0.1, 0.2])):
+        with pytest.raises(TypeError, match=r"epsilon is .*; give one number"):
+            compose(wrong, 1000, 1e-6)
+    with pytest.raises(TypeError, match="delta is None; give one number"):
+        compose(0.1, 1000, None)

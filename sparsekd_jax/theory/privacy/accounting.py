@@ -5,7 +5,10 @@ import math
 
 import numpy as np
 
-from sparsekd_jax._refusals import whole
+from sparsekd_jax._refusals import real, whole
+
+LEAST_TAIL = 1e-200
+"""scipy's tails of a binomial lose their digits from about 1e-244 down; below this none is relied on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,24 +44,26 @@ def compose(epsilon: float, num_labels: int, delta: float, *, num_classes: int |
     Args:
         epsilon: ε ≥ 0 of one label, in nats.
         num_labels: n ≥ 1.
-        delta: δ in [0, 1). At 0 the answer is basic composition, nε.
+        delta: δ in [0, 1). At 0, and below 1e-200, the answer is basic composition, nε.
         num_classes: K, of labels drawn from the convex mixture alone.
 
     Returns:
         A `Guarantee`, never above nε.
 
     Raises:
-        TypeError: a number of labels or classes that is not whole.
+        TypeError: a number of labels or classes that is not whole; an ε or a δ that is no number.
         ValueError: an argument out of range; ε infinite, as of an operator without one.
 
-    The tails are those of binomial distributions, without a grid or a convolution: δ is met to 1e-10 of
-    P(S ≥ s), and n·1e-15 of it, rounded outwards; an ε' above 700 nats may be a multiple of ε.
+    The tails are those of binomial distributions, without a grid or a convolution: δ is met to 2e-10 of
+    P(S ≥ s), and n·2e-15 of it, rounded outwards. No tail below 1e-200 is relied on, so that an ε' above
+    460 + log δ nats may be a multiple of ε.
 
     Reference: Kairouz, Oh & Viswanath, "The Composition Theorem for Differential Privacy" (2015).
 
     >>> print(compose(0.1, 1000, 1e-6))
     1000 labels: ε = 19.3447 at δ = 1e-06 (basic 100)
     """
+    epsilon, delta = real("epsilon", epsilon), real("delta", delta)
     if not 0 <= epsilon < math.inf:
         raise ValueError(f"epsilon is {epsilon}; compose takes the finite ε ≥ 0 of one label, in nats")
     num_labels = whole("num_labels", num_labels)
@@ -66,7 +71,7 @@ def compose(epsilon: float, num_labels: int, delta: float, *, num_classes: int |
     if not 0 <= delta < 1:
         raise ValueError(f"delta is {delta}; it is a probability in [0, 1)")
     basic = num_labels * epsilon
-    if epsilon == 0 or delta == 0:
+    if epsilon == 0 or delta < LEAST_TAIL:
         return Guarantee(basic, delta, num_labels, basic)
     together = _least(epsilon, num_labels, delta, others)
     return Guarantee(min(together, basic), delta, num_labels, basic)
@@ -87,11 +92,11 @@ def _least(epsilon: float, n: int, delta: float, others: int) -> float:
         """P(S ≥ s) from above, P(S ≤ −s) from below."""
         fewest = (signs + s + 1) // 2 - 1
         up, down = (weights @ stats.binom.sf(fewest, signs, p / (1 + flip)) for p in (1.0, flip))
-        return float(up) * (1 + rounding), float(down) * (1 - rounding)
+        return float(up) * (1 + rounding), float(down) * (1 - rounding) if down >= LEAST_TAIL else 0.0
 
     def holds(s: int) -> bool:
-        """Whether ε' = sε does."""
-        up, down = tails(s)
+        """Whether ε' = sε does: of S = s itself both sides are the same."""
+        up, down = tails(s + 1)
         return up - (math.exp(s * epsilon + math.log(down)) if down > 0 else 0.0) <= delta
 
     low, high = -1, n  # the least s that holds is in (low, high]
