@@ -417,6 +417,8 @@ def _compute(
 ) -> tuple[Array, Bool[Array, "*batch 1"] | None]:
     dtype = x.dtype
     x = x.astype(temperature.dtype)
+    # In shard_map either may vary over devices where the other does not; loops ask both alike of their carry.
+    x, temperature = x + jnp.zeros_like(temperature), temperature + jnp.zeros_like(x[..., :1])
     op = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(temperature.dtype), op)
 
     def kernel(x: Array, temperature: Array) -> tuple[Array, Array | None]:
@@ -426,17 +428,13 @@ def _compute(
             return op._from_logits(x, temperature)
         return op._log_kernel(centred_logits(x), temperature)
 
-    q, converged = (in_blocks if op.sweeps else _call)(kernel, x, temperature)
+    q, converged = in_blocks(kernel, x, temperature) if op.sweeps else kernel(x, temperature)
     if converged is not None:  # inside jit the only sign that no one can overlook
         q = jnp.where(converged, q, jnp.nan)
     return q.astype(dtype), converged
 
 
 Kernel = Callable[[Array, Array], tuple[Array, Array | None]]
-
-
-def _call(kernel: Kernel, x: Array, temperature: Array) -> tuple[Array, Array | None]:
-    return kernel(x, temperature)
 
 
 def in_blocks(kernel: Kernel, x: Array, temperature: Array) -> Any:

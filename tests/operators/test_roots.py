@@ -275,14 +275,15 @@ def test_increasing_root_without_a_root_ends_at_the_bracket(x64):
     assert float(x[0, 0]) == pytest.approx(1.0, abs=1e-9)
 
 
+@pytest.mark.parametrize("specs", [("rows", "rows"), ("rows", None), (None, "rows")])
 @pytest.mark.parametrize("name", ["tsallis(0.5)", "tsallis(1.5)", "euclidean-entropy-projection"])
-def test_roots_and_their_derivatives_in_shard_map(name):
-    """The flags of a search vary over the devices as the rows do; by shape alone they did not."""
+def test_roots_and_their_derivatives_in_shard_map(name, specs):
+    """What a search carries varies over the devices as the rows or the temperatures do."""
     operator = operators.parse(name)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
-    rows = jax.sharding.PartitionSpec("rows")
+    rows, *given = (jax.sharding.PartitionSpec(spec) for spec in ("rows", *specs))
     p, t = jnp.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2]]), jnp.array([2.0, 3.0])
-    sharded = jax.shard_map(lambda p, t: operator(p, t), mesh=mesh, in_specs=(rows, rows), out_specs=rows)
+    sharded = jax.shard_map(lambda p, t: operator(p, t), mesh=mesh, in_specs=tuple(given), out_specs=rows)
     np.testing.assert_allclose(jax.jit(sharded)(p, t), operator(p, t), rtol=1e-6)
     slope = jax.jit(jax.grad(lambda p: (sharded(p, t) ** 2).sum()))(p)
     wanted = jax.jit(jax.grad(lambda p: (operator(p, t) ** 2).sum()))(p)
