@@ -55,6 +55,38 @@ FOLDERS = [
         "keep what follows 'data:'",
     ),
     (
+        "the end of a stream",
+        lambda folder: read(
+            folder, '{"choices": [{"index": 0, "delta": {}, "logprobs": null, "finish_reason": "stop"}]}'
+        ),
+        readers.LogError,
+        "line 1.*a chunk of a stream that holds no token",
+        'remove the line, or pass on_error="skip"',
+    ),
+    (
+        "the usage at the end of a stream",
+        lambda folder: read(folder, '{"choices": [], "usage": {"total_tokens": 7}}'),
+        readers.LogError,
+        "line 1.*a chunk of a stream that holds no token",
+        "remove the line",
+    ),
+    (
+        "the last line of a stream of Ollama",
+        lambda folder: read(folder, '{"model": "m", "response": "", "done": true}'),
+        readers.LogError,
+        "line 1.*a chunk of a stream that holds no token",
+        "remove the line",
+    ),
+    (
+        "a request of a batch that failed",
+        lambda folder: read(
+            folder, '{"custom_id": "a", "response": null, "error": {"message": "rate limited"}}'
+        ),
+        readers.LogError,
+        "line 1.*the request failed: 'rate limited'",
+        "remove the line",
+    ),
+    (
         "a compressed log",
         read_compressed,
         readers.LogError,

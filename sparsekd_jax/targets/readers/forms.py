@@ -182,6 +182,14 @@ def detect(source: dict[str, Any]) -> Form:
         raise Problem(
             "", f"holds the forms {' and '.join(found)}", f'pass format="{found[0]}", or another', "two forms"
         )
+    remedy = 'remove the line, or pass on_error="skip" and a report'
+    if source.get("error"):
+        message = _get(source, "error", "message") or source["error"]
+        raise Problem("", f"the request failed: {schema.show(message)}", remedy, "failed request")
+    delta = first.get("delta")
+    ends = source.get("done") is True or (choices == [] and "usage" in source)
+    if ends or (type(delta) is dict and not delta.get("content")):
+        raise Problem("", "a chunk of a stream that holds no token", remedy, "no token")
     raise Problem(
         "",
         f"no log-probabilities in a known form (fields: {schema.show(', '.join(map(str, source)))})",
