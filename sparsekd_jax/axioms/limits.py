@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sparsekd_jax.axioms.observation import Margins, Observation
+from sparsekd_jax.axioms.observation import SINGLE_PRECISION_TOLERANCE, Margins, Observation
 
 
 def _on_support(p: np.ndarray, floor: float) -> np.ndarray:
@@ -18,6 +18,7 @@ def _on_support(p: np.ndarray, floor: float) -> np.ndarray:
 FLAT = 0.98
 """A distance to the limit that keeps this share over a decade of T has stopped approaching it."""
 ARRIVED = 1e-4
+"""A distance that counts as none, unless it falls towards another number than 0."""
 
 
 def _distances(seen: Observation, p: np.ndarray, goal: np.ndarray, decades: list[float]) -> np.ndarray:
@@ -26,14 +27,18 @@ def _distances(seen: Observation, p: np.ndarray, goal: np.ndarray, decades: list
     return 0.5 * np.abs(np.stack(each) - goal).sum(-1)
 
 
-def _trend(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _trend(seen: Observation, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Margins and decisions from distances to a limit at successive decades, ``[steps, N]``."""
-    last = distances[-1]
+    earlier, before, last = distances[-3:]
+    rounding = SINGLE_PRECISION_TOLERANCE if seen.evaluator.single_precision else 1e-9
     with np.errstate(invalid="ignore", divide="ignore"):
-        kept = last / distances[-2]
-        kept_before = distances[-2] / distances[-3]
-    flat = (kept >= FLAT) & (kept_before >= FLAT)
-    arrived = last <= ARRIVED
+        flat = (last / before >= FLAT) & (before / earlier >= FLAT)
+        # Aitken's: where what is left falls by one factor a decade, it is the number that they fall towards.
+        curved = earlier - 2 * before + last
+        goal = np.where(curved > 0, (earlier * last - before**2) / curved, last)
+    near = last <= ARRIVED
+    flat |= near & (last > rounding) & (goal > 0.9 * last)
+    arrived = near & ~flat
     margin = np.where(arrived, ARRIVED - last, np.where(flat, -last, 0.0))
     broken = ~np.isfinite(distances).all(0)
     return np.where(broken, -np.inf, margin), arrived | flat | broken
@@ -47,7 +52,7 @@ def hot_limit(on_support: bool) -> Callable[[Observation], Margins]:
         classes = p > 0 if on_support else np.ones_like(p, bool)
         goal = classes / classes.sum(-1, keepdims=True)
         distances = _distances(seen, p, goal, [10.0**e for e in range(1, 9)])
-        margin, decided = _trend(distances)
+        margin, decided = _trend(seen, distances)
         return Margins(margin, distances[-1], np.zeros(len(p)), decided)
 
     return margins
@@ -60,7 +65,7 @@ def cold_limit(seen: Observation) -> Margins:
     winners = p == top
     goal = winners / winners.sum(-1, keepdims=True)
     distances = _distances(seen, p, goal, [10.0**-e for e in range(1, 7)])
-    margin, decided = _trend(distances)
+    margin, decided = _trend(seen, distances)
     tied = top[:, 0] - np.where(winners, 0, p).max(-1) < 1e-3  # nearly, which needs a T beyond reach
     return Margins(np.where(tied, np.inf, margin), distances[-1], np.zeros(len(p)), decided | tied)
 

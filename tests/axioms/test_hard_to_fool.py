@@ -144,6 +144,20 @@ def test_that_tsallis_expands_in_l2_needs_no_luck(alpha):
         assert check(TsallisSoftening(alpha), seed=seed, **options)["L2"].cell == "F"
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e-5, 1e-3])
+@pytest.mark.parametrize("law", ["A5h", "A5c"])
+def test_a_limit_that_is_off_by_little_is_off(law, size):
+    """It stops falling, where what converges falls until rounding is left."""
+
+    def stops(p, temperature):
+        share = size * (1 - jnp.minimum(temperature, 1 / temperature))
+        return (1 - share) * power(p, temperature) + share * (p if law == "A5h" else p[::-1])
+
+    found = check(stops, laws=(law,), num_classes=(3, 8), temperature_range=(0.0, np.inf))[law]
+    assert found.verdict == "fails"
+    assert found.witness.replay(stops) < 0
+
+
 STRICT = ("A1s", "A3s", "support")
 
 
