@@ -407,8 +407,9 @@ def test_the_temperature_of_an_epsilon(name):
 def test_what_is_refused():
     with pytest.raises(ValueError, match=r"floor is 0\.4; no distribution of K = 3"):
         local_epsilon(POWER, 2.0, 3, floor=0.4)
-    with pytest.raises(ValueError, match="num_classes is 1"):
+    with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
         local_epsilon(POWER, 2.0, 1)
+    assert local_epsilon(MIXTURE, 2.0, jnp.asarray(3)).epsilon == local_epsilon(MIXTURE, 2.0, 3).epsilon
     with pytest.raises(ValueError, match="takes T in"):
         local_epsilon(operators.get("entropy-projection"), 0.5, 3)
     with pytest.raises(ValueError, match="one finite number"):

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from sparsekd_jax._refusals import whole
 from sparsekd_jax.operators import Operator, SofteningOperator
 from sparsekd_jax.operators.base import operator_name, require_operator
 from sparsekd_jax.theory._rows import require_temperature
@@ -73,7 +74,8 @@ def local_epsilon(
         rounded outwards.
 
     Raises:
-        ValueError: an argument outside its range. TypeError: what is no operator, such as its name.
+        ValueError: an argument outside its range. TypeError: what is no operator, such as its name; a
+            number of classes that is not whole.
 
     Reference: theory.md section 7; Kairouz, Oh & Viswanath (2016) for K-ary randomised response.
 
@@ -86,11 +88,10 @@ def local_epsilon(
     2.5288
     """
     require_operator(operator)
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 2:
-        raise ValueError(f"num_classes is {num_classes!r}; it is a whole number K ≥ 2")
+    num_classes = whole("num_classes", num_classes, least=2)
     require_temperature(operator, temperature)
     require_floor(floor, num_classes)
-    domain = Domain(float(temperature), int(num_classes), float(floor))
+    domain = Domain(float(temperature), num_classes, float(floor))
     if domain.largest - domain.floor <= 1e-12:
         only = np.full(num_classes, 1 / num_classes)
         found: Found = (0.0, "exact", (only, only), "one distribution only has every p_i ≥ 1/K")
