@@ -107,9 +107,9 @@ def test_the_previous_stage_teaches(whole):
     taught = np.asarray(nnx.merge(graphdef, params)(jnp.asarray(BLOBS.train_inputs)))
     honest, seen = loop._lesson, []
 
-    def watched(plan, stage, taught_by, tail):
+    def watched(plan, stage, taught_by, *rest):
         seen.append(taught_by)
-        return honest(plan, stage, taught_by, tail)
+        return honest(plan, stage, taught_by, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_lesson", watched)
