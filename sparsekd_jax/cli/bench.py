@@ -32,6 +32,8 @@ _TAKEN_BY = {
     "--temperature": (*_OF_OPERATORS, What.GROWTH),
     "--only": (*_OF_OPERATORS, What.GROWTH, What.AXIOMS),
 }
+_WIDTH = 110
+"""Columns that every table has: in a narrower terminal lines break, and no number loses its digits."""
 _PACKAGES = {What.READING: "orjson", What.CACHE: "pyarrow"}
 
 
@@ -106,6 +108,7 @@ def bench(
     for name in only or ():
         _require_timed(name, what, labels)
     console = terminal()
+    console.width = max(console.width, _WIDTH)
     found = machine.describe()
     console.print(machine.sentence(found), highlight=False)
     result: dict[str, Any] = {"machine": found}
@@ -188,7 +191,7 @@ def _kept(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
 def _as_markdown(machine: str, moments: str, tables: list[Any]) -> str:
     from io import StringIO
 
-    plain = terminal(file=StringIO(), width=110, force_terminal=False, color_system=None)
+    plain = terminal(file=StringIO(), width=_WIDTH, force_terminal=False, color_system=None)
     for table in tables:
         plain.print(table)
     assert isinstance(plain.file, StringIO)
