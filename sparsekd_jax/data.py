@@ -1,5 +1,6 @@
 """The small real workloads, from packages that are installed already: digits, and Python's own manual."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ def digits(*, test_size: float = 0.25, validation_size: float = 0.0, random_stat
         1,347 training and 450 test images of 64 pixels by default, classes 0 to 9.
 
     Raises:
-        ValueError: a share outside its range.
+        ValueError: a share outside its range, or one that leaves a part fewer than ten images.
 
     Reference:
         ``sklearn.datasets.load_digits``; the images come with the library, nothing is downloaded.
@@ -62,15 +63,23 @@ def digits(*, test_size: float = 0.25, validation_size: float = 0.0, random_stat
 
     inputs, labels = load_digits(return_X_y=True)
     labels = labels.astype(np.int32)
-    split = {"random_state": random_state}
-    train_x, test_x, train_y, test_y = train_test_split(
-        inputs, labels, test_size=test_size, stratify=labels, **split
-    )
+
+    def split(name: str, share: float, x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
+        held = math.ceil(share * len(y))
+        if min(held, len(y) - held) < 10:
+            raise ValueError(
+                f"{name} is {share:g}, which divides {len(y)} images into {len(y) - held} and {held}; give "
+                "both parts at least one of each of the 10 digits"
+            )
+        parts: list[np.ndarray] = train_test_split(
+            x, y, test_size=share, stratify=y, random_state=random_state
+        )
+        return parts
+
+    train_x, test_x, train_y, test_y = split("test_size", test_size, inputs, labels)
     held_x = held_y = None
     if validation_size > 0:
-        train_x, held_x, train_y, held_y = train_test_split(
-            train_x, train_y, test_size=validation_size, stratify=train_y, **split
-        )
+        train_x, held_x, train_y, held_y = split("validation_size", validation_size, train_x, train_y)
     # One scale for all pixels: a pixel that is blank in every image would divide by zero on its own.
     mean, scale = train_x.mean(), train_x.std()
 

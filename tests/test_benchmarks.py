@@ -1,6 +1,7 @@
 """`sparsekd bench` runs and says what it measured; how fast anything is, no test asserts."""
 
 import datetime
+import importlib.util
 import json
 
 import jax
@@ -37,8 +38,9 @@ def test_operators_are_set_beside_the_baseline_and_their_rivals(tmp_path):
     out, markdown = tmp_path / "results.json", tmp_path / "results.md"
     arguments = ["bench", "operators", "--rows", "16", "--classes", "8", "--rounds", "2", "--only", "power"]
     arguments += ["--only", "tsallis(1.5)", "--json", str(out), "--markdown", str(markdown)]
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "120"})
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "40"})
     assert result.exit_code == 0, result.output
+    assert "…" not in result.output, "a number without its last digits is another number"
     assert "jax.nn.softmax(z / T)" in result.output
     assert "jax.nn.softmax(z / T)" in markdown.read_text()
     read = json.loads(out.read_text())
@@ -246,6 +248,15 @@ def standard_promotion():
         (["operators", "--figure", "f.svg"], "does not measure"),
         (["operators", "--only", "powr"], "'--only': unknown operator 'powr'; did you mean 'power'?"),
         (["growth", "--only", "tsallis(1.5"], "write tsallis(alpha)"),
+        (
+            ["losses", "--only", "power"],
+            "does not take it, but operators and growth and axioms; leave it out",
+        ),
+        (["training", "--rounds", "2"], "`sparsekd bench training` does not take it, but operators"),
+        (["growth", "--rows", "4"], "'--rows'"),
+        (["startup", "--temperature", "2"], "'--temperature'"),
+        (["operators", "--classes", "50"], "give both"),
+        (["operators", "--temperature", "inf"], "finite"),
         (["axioms", "--only", "powr"], "'powr' is no row of the checks; the rows are power; mixture;"),
     ],
 )
@@ -253,3 +264,18 @@ def test_usage_errors_exit_2(arguments, words):
     result = CliRunner().invoke(app, ["bench", *arguments], env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"})
     assert result.exit_code == 2, result.output
     assert words in result.output
+
+
+@pytest.mark.parametrize(
+    ("what", "package"), [("cache", "pyarrow"), ("reading", "orjson"), ("all", "orjson"), ("all", "pyarrow")]
+)
+def test_a_missing_package_is_named_before_anything_is_measured(what, package, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == package else found(name, *rest)
+    )
+    for part in (operators, reading, target_cache):
+        monkeypatch.setattr(part, "measure", lambda **options: pytest.fail("measured"))
+    result = CliRunner().invoke(app, ["bench", what])
+    assert result.exit_code == 1, result.output
+    assert f"needs {package}: pip install 'sparsekd_jax[bench]'" in result.output

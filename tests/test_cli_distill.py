@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 import sparsekd_jax
 from sparsekd_jax import operators
 from sparsekd_jax.cli import app
-from sparsekd_jax.cli.distill import _operator_names
+from sparsekd_jax.cli._arguments import terminal
+from sparsekd_jax.cli.distill import _operator_names, _summary
+from sparsekd_jax.studies.workloads import WORKLOADS
 
 
 def sparsekd(*arguments):
@@ -50,6 +52,18 @@ def test_usage_errors_exit_2_and_name_the_option(arguments, option, remedy, tmp_
 @pytest.mark.parametrize("row", operators.table_rows(), ids=lambda row: row.label)
 def test_a_printed_name_leads_back(row):
     assert _operator_names([row.operator.name]) == (row.operator.name,)
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_a_narrow_terminal_cuts_no_number_and_no_name(columns, capsys):
+    """At 40 columns an interval ended in "[-105.…", at 80 an operator in "euclidean-entropy-pr…"."""
+    interval = {"mean": -0.6311, "low": -1.0547, "high": -0.2076}
+    label = "euclidean-entropy-projection: dense student"
+    row = {"label": label, "accuracy": interval, "difference": interval, "zero_fraction": {"max": 0.95}}
+    terminal(width=columns).print(_summary([row] * 2, WORKLOADS["digits"].metrics[0]))
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert said.count("7") == 4 * 2, "two bounds with one 7 each, in two columns and two rows"
 
 
 def test_a_directory_that_cannot_be_written_is_refused_before_training(tmp_path):

@@ -25,6 +25,16 @@ def invoke(*arguments):
     return CliRunner().invoke(app, ["distill", *map(str, arguments)], env={"COLUMNS": "200"})
 
 
+def test_help_says_the_defaults_of_a_student_from_a_log():
+    """They are not those of the data set, which the help had promised."""
+    s = teacher_logs.LogSettings()
+    said = " ".join(invoke("--help").output.replace("│", " ").split())
+    assert (
+        f"{s.operator} at T = {s.temperature:g}, {100 * s.sparsity:g} % zeros in {s.num_stages} stages, "
+        f"{s.steps} steps and {s.seeds} seeds" in said
+    )
+
+
 def test_a_student_from_a_log_alone(log, tmp_path):
     result = invoke(
         "--teacher-log", log, "--tail", "bounds", "--top", 3, "--seeds", 1, "--steps", 120, "--out", tmp_path

@@ -94,6 +94,16 @@ def test_windows_predict_every_byte_once_and_topics_do_not_cross_parts(texts):
     assert 0.04 < shares["validation"] / (1 - shares["test"]) <= 0.05
 
 
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("test_size", 1e-4), ("test_size", 0.999), ("validation_size", 1e-4), ("validation_size", 0.999)],
+)
+def test_a_share_too_small_for_ten_digits_is_refused_by_its_own_name(name, share):
+    """Of a validation share scikit-learn said that "test_size = 1" was wrong."""
+    with pytest.raises(ValueError, match=rf"^{name} is {share:g}, which divides \d+ images"):
+        data.digits(**{name: share})
+
+
 def test_the_test_half_depends_on_its_seed_alone():
     one, same = data.pydoc(), data.pydoc(validation_size=0.1)
     np.testing.assert_array_equal(one.test_inputs, same.test_inputs)

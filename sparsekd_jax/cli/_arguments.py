@@ -49,8 +49,13 @@ def require_file(path: Path | None, option: str) -> None:
 
 
 def require_plots() -> None:
+    require_package("matplotlib", "plots", "The report")
+
+
+def require_package(name: str, extra: str, what: str) -> None:
+    """Say now, before the work, that an optional package is missing, and what to install."""
     from importlib.util import find_spec
 
-    if find_spec("matplotlib") is None:
-        typer.echo("The report needs matplotlib: pip install 'sparsekd_jax[plots]'", err=True)
+    if find_spec(name) is None:
+        typer.echo(f"{what} needs {name}: pip install 'sparsekd_jax[{extra}]'", err=True)
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsekd_jax.cli._arguments import refuse, require_file, require_plots, terminal
+from sparsekd_jax.cli._arguments import refuse, require_file, require_package, require_plots, terminal
 
 
 class What(enum.StrEnum):
@@ -24,6 +24,19 @@ class What(enum.StrEnum):
     ALL = "all"
 
 
+_OF_OPERATORS = (What.OPERATORS, What.ALL)
+_TAKEN_BY = {
+    "--rows": _OF_OPERATORS,
+    "--classes": _OF_OPERATORS,
+    "--rounds": _OF_OPERATORS,
+    "--temperature": (*_OF_OPERATORS, What.GROWTH),
+    "--only": (*_OF_OPERATORS, What.GROWTH, What.AXIOMS),
+}
+_WIDTH = 110
+"""Columns that every table has: in a narrower terminal lines break, and no number loses its digits."""
+_PACKAGES = {What.READING: "orjson", What.CACHE: "pyarrow"}
+
+
 def bench(
     what: Annotated[What, typer.Argument(help="What to measure.")] = What.ALL,
     json_path: Annotated[
@@ -35,11 +48,18 @@ def bench(
     rows: Annotated[
         int | None, typer.Option(min=1, help="Rows of the operators' batch; both shapes by default.")
     ] = None,
-    classes: Annotated[int, typer.Option(min=2, help="Classes of that batch.")] = 1024,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of the operators.")] = 5,
-    temperature: Annotated[float, typer.Option(min=1.0, help="T of the operators, from 1 up.")] = 4.0,
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="With --rows: classes of that batch; 1024 by default.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Interleaved rounds of the operators; 5 by default.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=1.0, help="T of operators and growth, from 1 up; 4 by default.")
+    ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Operator to time, by name or label; repeat for several.")
+        list[str] | None,
+        typer.Option(help="Operator to time, by name, or by label of axioms; repeat for several."),
     ] = None,
 ) -> None:
     """Time operators, losses, axiom checks, training and reading, beside what one would use instead.
@@ -53,6 +73,24 @@ def bench(
         if what not in (What.GROWTH, What.ALL):
             refuse("--figure", f"it draws the growth, which `sparsekd bench {what.value}` does not measure")
         require_plots()
+    given = {
+        "--rows": rows,
+        "--classes": classes,
+        "--rounds": rounds,
+        "--temperature": temperature,
+        "--only": only or None,
+    }
+    for option, value in given.items():
+        if value is not None and what not in _TAKEN_BY[option]:
+            takers = " and ".join(part.value for part in _TAKEN_BY[option] if part is not What.ALL)
+            refuse(option, f"`sparsekd bench {what.value}` does not take it, but {takers}; leave it out")
+    if classes is not None and rows is None:
+        refuse("--classes", "is of the batch of --rows; give both, or neither for the usual batches")
+    if temperature == float("inf"):
+        refuse("--temperature", "inf is no T to soften at; give a finite one, from 1 up")
+    for part, package in _PACKAGES.items():
+        if what in (part, What.ALL):
+            require_package(package, "bench", f"`sparsekd bench {part.value}`")
     # jax loads here, after the mistakes that need no jax to see.
     from sparsekd_jax.bench import (
         axiom_checks,
@@ -70,17 +108,19 @@ def bench(
     for name in only or ():
         _require_timed(name, what, labels)
     console = terminal()
+    console.width = max(console.width, _WIDTH)
     found = machine.describe()
     console.print(machine.sentence(found), highlight=False)
     result: dict[str, Any] = {"machine": found}
     if what is not What.ALL and json_path is not None and json_path.exists():
         result = _kept(json_path, found) | result
     chosen = tuple(only) if only else None
-    shapes = operators.SHAPES if rows is None else ((rows, classes),)
+    shapes = operators.SHAPES if rows is None else ((rows, 1024 if classes is None else classes),)
+    temperature = 4.0 if temperature is None else temperature
     parts: dict[What, tuple[Any, dict[str, Any]]] = {
         What.OPERATORS: (
             operators,
-            {"shapes": shapes, "temperature": temperature, "rounds": rounds, "families": chosen},
+            {"shapes": shapes, "temperature": temperature, "rounds": rounds or 5, "families": chosen},
         ),
         What.GROWTH: (growth, {"temperature": temperature, "families": chosen or operators.FAMILIES}),
         What.LOSSES: (fused_loss, {}),
@@ -151,7 +191,7 @@ def _kept(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
 def _as_markdown(machine: str, moments: str, tables: list[Any]) -> str:
     from io import StringIO
 
-    plain = terminal(file=StringIO(), width=110, force_terminal=False, color_system=None)
+    plain = terminal(file=StringIO(), width=_WIDTH, force_terminal=False, color_system=None)
     for table in tables:
         plain.print(table)
     assert isinstance(plain.file, StringIO)

@@ -32,13 +32,13 @@ def new_axes(width: float, height: float, **layout: Any) -> Any:
 
 
 def look(i: int) -> dict[str, Any]:
-    """Colour and marker of the i-th thing in a picture."""
-    return {"color": OKABE_ITO[_COLOURS[i % 6]], "marker": _MARKERS[i % 6]}
+    """Colour and marker of the i-th thing in a picture; 36 things have 36 looks."""
+    return {"color": OKABE_ITO[_COLOURS[i % 6]], "marker": _MARKERS[(i + i // 6) % 6]}
 
 
 def dashed(i: int) -> dict[str, Any]:
     """Colour and dash of the i-th curve in a picture, for curves without points of their own."""
-    return {"color": OKABE_ITO[_COLOURS[i % 6]], "ls": _DASHES[i % 6]}
+    return {"color": OKABE_ITO[_COLOURS[i % 6]], "ls": _DASHES[(i + i // 6) % 6]}
 
 
 def require_labels(argument: Any, name: str) -> None:

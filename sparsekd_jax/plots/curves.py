@@ -68,10 +68,12 @@ def entropy_curves(
     for i, (label, operator) in enumerate(operators.items()):
         softened = jnp.stack([jnp.asarray(operator(row, t)) for t in temperatures.tolist()])
         ax.plot(temperatures, np.asarray(simplex.entropy(softened)), lw=2, label=label, **dashed(i))
-    powers = 2.0 ** np.arange(math.floor(math.log2(hottest)) + 1)
+    last = math.floor(math.log2(hottest))
+    powers = 2.0 ** np.arange(0, last + 1, 1 + last // 11)  # more labels than eleven run into one another
     ax.set_xscale("log", base=2)
     ax.set_xticks(powers, [f"{t:g}" for t in powers])
     ax.set_xlim(1, hottest)
+    ax.set_ylim(bottom=min(ax.get_ylim()[0], 0.95 * highest))  # where nothing rises, no close-up of rounding
     ax.set_xlabel("temperature T")
     ax.set_ylabel("entropy of $F_T(p)$, nats")
     ax.legend(frameon=False, loc="lower right")
@@ -117,6 +119,7 @@ def reliability_diagram(tallies: Mapping[str, Tally], *, ax: "Axes | None" = Non
             s=16 + 240 * inside[seen] / inside.sum(),
             edgecolor="white",
             zorder=3,
+            clip_on=False,
             label=f"{label}, ECE {100 * tally.calibration_error:.1f} %",
             **look(i),
         )
@@ -213,8 +216,8 @@ def crossover(
         ValueError: nothing to draw, x that falls, or shapes that do not fit.
     """
     require_labels(differences, "differences")
-    if not differences:
-        raise ValueError("differences is empty: nothing to draw")
+    if not differences or not len(x):
+        raise ValueError(f"{'x' if differences else 'differences'} is empty: nothing to draw")
     if (np.diff(x) < 0).any():
         raise ValueError(f"x is {list(x)}; lines join its values in order: give them ascending")
     ax = axes_or_new(ax, 6.6, 4.0)

@@ -35,7 +35,7 @@ def project(x: Float[Array, "*batch K"]) -> Distribution:
     """Euclidean projection onto the simplex, row by row: ``argmin_{q ∈ Δ} ‖q − x‖₂ = max(x − τ, 0)``.
 
     The threshold τ is exact, from the sorted row (one sort; O(K log K)). Any batch shape: each row of the
-    last axis is its own simplex.
+    last axis is its own simplex. bfloat16 and float16 are projected in float32.
 
     Args:
       x: finite reals, ``[..., K]``.
@@ -48,6 +48,8 @@ def project(x: Float[Array, "*batch K"]) -> Distribution:
     >>> project(jnp.array([[0.75, 0.5, -0.25], [2.0, 0.0, 0.0]]))
     Array([[0.625, 0.375, 0.   ], [1.   , 0.   , 0.   ]], dtype=float32)
     """
+    if _is_narrow(x):  # a threshold from sums in either dtype would leave rows that sum to anything
+        return project(x.astype(jnp.float32)).astype(x.dtype)
     # Shifting by the maximum changes nothing in exact arithmetic and keeps large inputs accurate.
     shifted = x - jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
     descending = _sort_descending(shifted)
@@ -67,7 +69,10 @@ def normalize(weights: Float[Array, "*batch K"]) -> Distribution:
     >>> normalize(jnp.array([1.0, 1.0, 2.0]))
     Array([0.25, 0.25, 0.5 ], dtype=float32)
     """
-    narrow = jnp.issubdtype(weights.dtype, jnp.floating) and weights.dtype.itemsize < 4
-    wide = weights.astype(jnp.float32) if narrow else weights
-    p = wide / jnp.sum(wide, axis=-1, keepdims=True)
-    return p.astype(weights.dtype) if narrow else p
+    if _is_narrow(weights):
+        return normalize(weights.astype(jnp.float32)).astype(weights.dtype)
+    return weights / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+def _is_narrow(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4

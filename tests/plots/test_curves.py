@@ -44,6 +44,35 @@ def test_entropy_rises_from_that_of_p_to_log_k(ax):
             plots.entropy_curves({"mine": lambda p, t: p}, row, ax=ax)
 
 
+def test_no_two_of_many_curves_look_alike(ax):
+    """Seven families are timed and drawn; six colours and six dashes alone would repeat at the seventh."""
+    p, same = np.array([0.7, 0.2, 0.1]), lambda p, t: p
+    plots.entropy_curves({f"operator {i}": same for i in range(13)}, p, ax=ax)
+    curves = ax.lines[1:]
+    assert len({(curve.get_color(), str(curve._dash_pattern)) for curve in curves}) == 13
+    ax.clear()
+    plots.crossover([1.0, 2.0], {f"method {i}": np.ones((2, 3)) for i in range(13)}, ax=ax)
+    seen = {(handle.get_color(), handle.get_marker()) for handle in ax.get_legend().legend_handles}
+    assert len(seen) == 13
+
+
+def test_labels_of_high_temperatures_do_not_run_into_one_another():
+    for hottest, most in ((64.0, 7), (1e6, 12), (1e30, 12)):
+        ax = plots.entropy_curves({"power": operators.get("power")}, [0.7, 0.2, 0.1], hottest=hottest)
+        ticks = ax.get_xticks()
+        assert ticks[0] == 1
+        assert hottest / 2**11 < ticks[-1] <= hottest
+        assert 5 < len(ticks) <= most
+        matplotlib.pyplot.close(ax.get_figure())
+
+
+def test_entropy_that_does_not_rise_is_drawn_flat(ax):
+    """The axis of a uniform row showed 4e-9 of rounding as a gap to log K."""
+    plots.entropy_curves({"power": operators.get("power")}, np.full(4, 0.25), ax=ax)
+    low, high = ax.get_ylim()
+    assert high - low > 0.05
+
+
 def test_reliability_is_accuracy_against_confidence(ax):
     probs = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.6, 0.4]], np.float32)
     labels = jnp.array([0, 1, 0, 0, 1])
@@ -55,6 +84,7 @@ def test_reliability_is_accuracy_against_confidence(ax):
     sizes = ax.collections[0].get_sizes()
     assert (sizes - 16)[0] / (sizes - 16)[1] == pytest.approx(3 / 2)
     assert legend(ax) == [f"mine, ECE {100 * (3 / 5 * (2 / 3 - 0.6) + 2 / 5 * 0.4):.1f} %"]
+    assert not ax.collections[0].get_clip_on(), "a bin that is never right lies on the axis"
     with pytest.raises(ValueError, match="nothing to draw"):
         plots.reliability_diagram({}, ax=ax)
 
@@ -82,6 +112,8 @@ def test_crossover_marks_what_is_decided(ax):
         plots.crossover([1, 2], {"a": values}, ax=ax)
     with pytest.raises(ValueError, match=r"x is \[1, 3, 2\]; .* ascending"):
         plots.crossover([1, 3, 2], {"a": values}, ax=ax)
+    with pytest.raises(ValueError, match="x is empty: nothing to draw"):
+        plots.crossover([], {"a": np.zeros((0, 3))}, ax=ax)
 
 
 @pytest.fixture
