@@ -169,7 +169,8 @@ class Report:
         if broken:
             return f"{self.operator}: {len(broken)} of {claims} claims broken: {', '.join(broken)}"
         ground = "" if self.declares_claims else " (those every softener is taken to make)"
-        return f"{self.operator}: all {claims} claims hold{ground}, {self.evaluations:,} evaluations"
+        hold = {0: "claims none of these laws", 1: "its claim holds"}.get(claims, f"all {claims} claims hold")
+        return f"{self.operator}: {hold}{ground}, {self.evaluations:,} evaluations"
 
     def explain(self) -> str:
         """The broken claims: each law's formula, and the witness with both sides and the margin."""
@@ -201,7 +202,7 @@ class Report:
 
         >>> from sparsekd_jax import axioms, operators
         >>> axioms.check(operators.get("mixture"), laws=("A4",), num_classes=(2,))
-        Report(mixture: all 1 claims hold, ... evaluations)
+        Report(mixture: its claim holds, ... evaluations)
         """
         return f"Report({self.summary()})"
 

@@ -250,6 +250,8 @@ def test_a_report_is_a_function_of_its_arguments():
     again = check(TWINS["A3"], laws=("A3",), num_classes=(3,), budget=QUICK)
     assert first.to_json() == again.to_json()
     assert repr(first) == f"Report({first.summary()})"
+    smoothing = check(operators.lawless.LabelSmoothing(), laws=("A3s", "A4"), num_classes=(2,))
+    assert "claims none of these laws" in smoothing.summary()
 
 
 def test_verdicts_without_the_known_witnesses():
