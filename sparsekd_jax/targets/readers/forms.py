@@ -187,8 +187,9 @@ def detect(source: dict[str, Any]) -> Form:
         message = _get(source, "error", "message") or source["error"]
         raise Problem("", f"the request failed: {schema.show(message)}", remedy, "failed request")
     delta = first.get("delta")
-    ends = source.get("done") is True or (choices == [] and "usage" in source)
-    if ends or (type(delta) is dict and not delta.get("content")):
+    text = source.get("response") or _get(source, "message", "content")  # a whole answer is done too
+    ends = (source.get("done") is True and not text) or (choices == [] and "usage" in source)
+    if ends or (type(delta) is dict and not any(delta[name] for name in delta if name != "role")):
         raise Problem("", "a chunk of a stream that holds no token", remedy, "no token")
     raise Problem(
         "",
