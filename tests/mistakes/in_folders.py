@@ -92,6 +92,17 @@ FOLDERS = [
         "logprobs=true",
     ),
     (
+        "the last event of a text in a stream of Responses, which says again what its deltas said",
+        lambda folder: read(
+            folder,
+            '{"type": "response.output_text.done", "logprobs": [{"token": "a", "logprob": -0.1, '
+            '"top_logprobs": [{"token": "a", "logprob": -0.1}]}]}',
+        ),
+        readers.LogError,
+        "line 1.*an event of a stream",
+        "the event response.completed holds",
+    ),
+    (
         "a request of a batch that failed",
         lambda folder: read(
             folder, '{"custom_id": "a", "response": null, "error": {"message": "rate limited"}}'

@@ -153,6 +153,9 @@ FORMS = {
 
 def detect(source: dict[str, Any]) -> Form:
     """The form of a response; two at once, or none, are refused."""
+    if str(source.get("type")).startswith("response."):  # their last events say again what earlier ones said
+        remedy = "log the response that the event response.completed holds"
+        raise Problem("", "an event of a stream of OpenAI's Responses", remedy, "event of a stream")
     choices = source.get("choices")
     first = choices[0] if type(choices) is list and choices and type(choices[0]) is dict else source
     log_probs, meta = first.get("logprobs"), source.get("meta_info")
