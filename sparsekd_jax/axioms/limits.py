@@ -31,13 +31,15 @@ def _trend(seen: Observation, distances: np.ndarray) -> tuple[np.ndarray, np.nda
     """Margins and decisions from distances to a limit at successive decades, ``[steps, N]``."""
     earlier, before, last = distances[-3:]
     rounding = SINGLE_PRECISION_TOLERANCE if seen.evaluator.single_precision else 1e-9
+    rounding *= seen.cases.num_classes / 2  # of each class: a total variation is half their sum
     with np.errstate(invalid="ignore", divide="ignore"):
         flat = (last / before >= FLAT) & (before / earlier >= FLAT)
         # Aitken's: where what is left falls by one factor a decade, it is the number that they fall towards.
+        # Of a fall that gathers speed there is no such number, and the last step is repeated.
         curved = earlier - 2 * before + last
-        goal = np.where(curved > 0, (earlier * last - before**2) / curved, last)
+        goal = np.where(curved > 0, (earlier * last - before**2) / curved, 2 * last - before)
     near = last <= ARRIVED
-    flat |= near & (last > rounding) & (goal > 0.9 * last)
+    flat = np.where(near, (last > rounding) & (goal > 0.9 * last), flat)
     arrived = near & ~flat
     margin = np.where(arrived, ARRIVED - last, np.where(flat, -last, 0.0))
     broken = ~np.isfinite(distances).all(0)

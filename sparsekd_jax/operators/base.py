@@ -417,9 +417,10 @@ def _compute(
 ) -> tuple[Array, Bool[Array, "*batch 1"] | None]:
     dtype = x.dtype
     x = x.astype(temperature.dtype)
-    # In shard_map either may vary over devices where the other does not; loops ask both alike of their carry.
-    x, temperature = x + jnp.zeros_like(temperature), temperature + jnp.zeros_like(x[..., :1])
     op = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(temperature.dtype), op)
+    # In shard_map each may vary over devices where others do not; loops ask all alike of their carry.
+    temperature += sum(jnp.zeros_like(leaf).sum() for leaf in jax.tree.leaves(op))
+    x, temperature = x + jnp.zeros_like(temperature), temperature + jnp.zeros_like(x[..., :1])
 
     def kernel(x: Array, temperature: Array) -> tuple[Array, Array | None]:
         if entry == "probabilities":

@@ -158,6 +158,31 @@ def test_a_limit_that_is_off_by_little_is_off(law, size):
     assert found.witness.replay(stops) < 0
 
 
+def test_a_fall_towards_the_limit_that_gathers_speed_does_not_stop():
+    """A schedule that cools by 1e-4 late: .48, .27, 2e-5 at the last decades, on its way to 0."""
+
+    def late(p, temperature):
+        return power(p, jnp.where(temperature < 1, 1.0001 * temperature / (temperature + 1e-4), temperature))
+
+    report = check(late, laws=("A4", "A5c"), num_classes=(2, 3), temperature_range=(0.0, np.inf))
+    assert report.ok
+    assert report["A5c"].verdict != "fails"
+
+
+@pytest.mark.parametrize("num_classes", [50, 200])
+def test_the_rounding_of_many_classes_is_no_other_limit(num_classes):
+    """A solver's 3e-10 a class, which closure and A4 forgive, adds up in a total variation."""
+
+    def solved(p, temperature):
+        q = p / temperature + (1 - 1 / temperature) / p.size
+        noise = jnp.sin(1e7 * q * jnp.arange(1, p.size + 1, dtype=q.dtype) + 1e5 * temperature)
+        off = jnp.where(temperature == 1, 0, 3e-10 * noise)
+        return q + off - off.mean()
+
+    options = {"num_classes": (num_classes,), "temperature_range": (1.0, np.inf)}
+    assert check(solved, laws=("closure", "A4", "A5h"), **options).ok
+
+
 STRICT = ("A1s", "A3s", "support")
 
 

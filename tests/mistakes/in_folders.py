@@ -78,6 +78,31 @@ FOLDERS = [
         "remove the line",
     ),
     (
+        "a whole answer of Ollama that was not asked for log-probabilities",
+        lambda folder: read(folder, '{"message": {"role": "assistant", "content": "a"}, "done": true}'),
+        readers.LogError,
+        "line 1.*no log-probabilities in a known form",
+        "logprobs=true",
+    ),
+    (
+        "a chunk of reasoning without log-probabilities",
+        lambda folder: read(folder, '{"choices": [{"delta": {"content": "", "reasoning_content": "so"}}]}'),
+        readers.LogError,
+        "line 1.*no log-probabilities in a known form",
+        "logprobs=true",
+    ),
+    (
+        "the last event of a text in a stream of Responses, which says again what its deltas said",
+        lambda folder: read(
+            folder,
+            '{"type": "response.output_text.done", "logprobs": [{"token": "a", "logprob": -0.1, '
+            '"top_logprobs": [{"token": "a", "logprob": -0.1}]}]}',
+        ),
+        readers.LogError,
+        "line 1.*an event of a stream",
+        "the event response.completed holds",
+    ),
+    (
         "a request of a batch that failed",
         lambda folder: read(
             folder, '{"custom_id": "a", "response": null, "error": {"message": "rate limited"}}'

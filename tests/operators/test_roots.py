@@ -288,3 +288,22 @@ def test_roots_and_their_derivatives_in_shard_map(name, specs):
     slope = jax.jit(jax.grad(lambda p: (sharded(p, t) ** 2).sum()))(p)
     wanted = jax.jit(jax.grad(lambda p: (operator(p, t) ** 2).sum()))(p)
     np.testing.assert_allclose(slope, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("entry", ["__call__", "log", "from_logits"])
+def test_a_search_in_shard_map_where_the_hyper_parameter_alone_differs(entry):
+    """An alpha a device, for rows and a temperature that are the same on all."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("alphas",))
+    each, all_alike = jax.sharding.PartitionSpec("alphas"), jax.sharding.PartitionSpec()
+    given = jnp.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2]])
+    given = given if entry == "__call__" else jnp.log(given)
+
+    def soften(alpha, x):
+        return getattr(TsallisSoftening(alpha[0]), entry)(x, 2.0)
+
+    sharded = jax.shard_map(soften, mesh=mesh, in_specs=(each, all_alike), out_specs=each)
+    alpha = jnp.array([1.7])
+    np.testing.assert_allclose(jax.jit(sharded)(alpha, given), soften(alpha, given), rtol=1e-6)
+    slope = jax.jit(jax.grad(lambda alpha: (sharded(alpha, given) ** 2).sum()))(alpha)
+    wanted = jax.jit(jax.grad(lambda alpha: (soften(alpha, given) ** 2).sum()))(alpha)
+    np.testing.assert_allclose(slope, wanted, rtol=1e-5)

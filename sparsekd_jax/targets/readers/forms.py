@@ -153,6 +153,9 @@ FORMS = {
 
 def detect(source: dict[str, Any]) -> Form:
     """The form of a response; two at once, or none, are refused."""
+    if str(source.get("type")).startswith("response."):  # their last events say again what earlier ones said
+        remedy = "log the response that the event response.completed holds"
+        raise Problem("", "an event of a stream of OpenAI's Responses", remedy, "event of a stream")
     choices = source.get("choices")
     first = choices[0] if type(choices) is list and choices and type(choices[0]) is dict else source
     log_probs, meta = first.get("logprobs"), source.get("meta_info")
@@ -187,8 +190,9 @@ def detect(source: dict[str, Any]) -> Form:
         message = _get(source, "error", "message") or source["error"]
         raise Problem("", f"the request failed: {schema.show(message)}", remedy, "failed request")
     delta = first.get("delta")
-    ends = source.get("done") is True or (choices == [] and "usage" in source)
-    if ends or (type(delta) is dict and not delta.get("content")):
+    text = source.get("response") or _get(source, "message", "content")  # a whole answer is done too
+    ends = (source.get("done") is True and not text) or (choices == [] and "usage" in source)
+    if ends or (type(delta) is dict and not any(delta[name] for name in delta if name != "role")):
         raise Problem("", "a chunk of a stream that holds no token", remedy, "no token")
     raise Problem(
         "",
