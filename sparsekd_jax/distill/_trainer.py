@@ -361,7 +361,10 @@ def _another_start(given: dict[str, Any], saved: Sequence[Array]) -> str | None:
         else:
             same = np.array_equal(here, there)
         if not same:
-            return f"it began with another student, whose {name} had other numbers"
+            return (
+                f"it began with another student, whose {name} had other numbers (give it as it was before "
+                "the run: a call in training mode moves statistics and random streams)"
+            )
     return None
 
 
