@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from sparsekd_jax import operators
-from sparsekd_jax.axioms import LAWS, Budget, Witness, cells, check, markdown_table, page, parametrize
+from sparsekd_jax.axioms import (
+    LAWS,
+    Budget,
+    Witness,
+    cells,
+    check,
+    check_table,
+    markdown_table,
+    page,
+    parametrize,
+)
 from sparsekd_jax.axioms.parametrize import LawTest
 from sparsekd_jax.operators._softening import soften
 from sparsekd_jax.operators.lawless import ClampedPower
@@ -252,6 +262,14 @@ def test_a_report_is_a_function_of_its_arguments():
     assert repr(first) == f"Report({first.summary()})"
     smoothing = check(operators.lawless.LabelSmoothing(), laws=("A3s", "A4"), num_classes=(2,))
     assert "claims none of these laws" in smoothing.summary()
+
+
+def test_a_table_is_the_reports_of_its_rows():
+    rows, seen = operators.table_rows()[1:3], []
+    reports = check_table(rows, progress=seen.append, laws=("A4", "A5c"), num_classes=(2,), budget=QUICK)
+    assert seen == [report.operator for report in reports] == ["mixture", "mixture, T < 1"]
+    assert [report.temperatures for report in reports] == [row.temperatures for row in rows]
+    assert reports[1]["A5c"].cell == "H"
 
 
 def test_verdicts_without_the_known_witnesses():
