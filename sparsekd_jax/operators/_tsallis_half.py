@@ -16,9 +16,9 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
 from sparsekd_jax._numerics import expm1, quotient, row_sum
+from sparsekd_jax.operators._blocks import in_blocks
 from sparsekd_jax.operators._roots import no_tangent
 from sparsekd_jax.operators._rows import centred_logits, log_normalizer
-from sparsekd_jax.operators.base import in_blocks
 
 MAX_STEPS = 100
 """Newton steps for T < 1; about eight are taken."""

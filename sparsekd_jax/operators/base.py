@@ -6,7 +6,6 @@ root that was not found visible.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
@@ -20,6 +19,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 from sparsekd_jax import simplex
 from sparsekd_jax._numerics import at_least_float32, fewest_digits
 from sparsekd_jax._refusals import broadcasts_to, is_traced, refuse
+from sparsekd_jax.operators._blocks import in_blocks
+from sparsekd_jax.operators._parameters import require_parameters
 from sparsekd_jax.operators._rows import centred_log, centred_logits
 
 Domain = Literal["simplex", "interior"]
@@ -121,9 +122,6 @@ def claim(
 _HOTTEST = {"float32": 2.0**100, "float64": 2.0**1000}
 """The highest T that is taken, and 1 over the lowest: beyond, T or log p/T leaves the dtype."""
 
-BLOCK = 2**17
-"""Elements of a block of rows: 512 KiB in float32, which a core's cache holds beside what is made of it."""
-
 
 class SofteningOperator:
     """Base of the operator families: ``F_T : Δ → Δ``, a pure function of ``(p, T)``.
@@ -168,6 +166,9 @@ class SofteningOperator:
         jax.tree_util.register_pytree_with_keys(
             cls, _flatten_with_keys, lambda static, leaves: _unflatten(cls, static, leaves)
         )
+
+    def __post_init__(self) -> None:
+        require_parameters(self)
 
     @property
     def name(self) -> str:
@@ -433,37 +434,6 @@ def _compute(
     if converged is not None:  # inside jit the only sign that no one can overlook
         q = jnp.where(converged, q, jnp.nan)
     return q.astype(dtype), converged
-
-
-Kernel = Callable[[Array, Array], tuple[Array, Array | None]]
-
-
-def in_blocks(kernel: Kernel, x: Array, temperature: Array) -> Any:
-    """A kernel of ``[..., K]`` rows and T ``[..., 1]``; on a CPU, of large batches, a block after another.
-
-    The sweeps of a root finder over a block stay in the cache of a core.
-    """
-    if x.size < 2 * BLOCK:
-        return kernel(x, temperature)
-    blocked = functools.partial(_block_by_block, kernel)
-    return jax.lax.platform_dependent(x, temperature, cpu=blocked, default=kernel)
-
-
-def _block_by_block(kernel: Kernel, x: Array, temperature: Array) -> Any:
-    num_classes = x.shape[-1]
-    rows, t = x.reshape(-1, num_classes), temperature.reshape(-1, 1)
-    blocks = -(-rows.shape[0] // max(1, BLOCK // num_classes))
-    size = rows.shape[0] // blocks
-    whole = size * blocks
-
-    def stacked(a: Array) -> Array:
-        return a[:whole].reshape(blocks, size, a.shape[-1])
-
-    done = jax.lax.map(lambda block: kernel(*block), (stacked(rows), stacked(t)))
-    parts = [jax.tree.map(lambda a: a.reshape(whole, a.shape[-1]), done)]
-    if whole < rows.shape[0]:
-        parts.append(kernel(rows[whole:], t[whole:]))
-    return jax.tree.map(lambda *a: jnp.concatenate(a).reshape(*x.shape[:-1], a[0].shape[-1]), *parts)
 
 
 _run = jax.jit(_compute, static_argnums=0)

@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from sparsekd_jax import simplex
 from sparsekd_jax._refusals import is_traced
+from sparsekd_jax.operators._parameters import COUNT, FRACTION, POSITIVE, require_parameters
 from sparsekd_jax.operators._rows import log_normalizer
 from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 from sparsekd_jax.operators.power import PowerTransform
@@ -25,18 +26,19 @@ class LabelSmoothing(SofteningOperator):
     """Label smoothing ``q = (1 − ε) p + ε u`` whatever T: no identity at T = 1, no limits.
 
     Args:
-      epsilon: scalar in (0, 1), a differentiable leaf.
+      epsilon: scalar in [0, 1), a differentiable leaf; 0 is the identity.
 
     >>> [round(x, 3) for x in LabelSmoothing(0.1)(jnp.array([0.8, 0.2]), 3.0).tolist()]
     [0.77, 0.23]
     """
 
-    epsilon: ArrayLike = 0.1
+    epsilon: ArrayLike = dataclasses.field(default=0.1, metadata={"domain": FRACTION})
     family: ClassVar[str] = "label-smoothing"
 
     @property
     def claims(self) -> Claims:
         """Everything that a constant affine map keeps."""
+        require_parameters(self)
         laws = claim("closure equivariance A1 A1s A2 A3 majorization affine L1 L2 gradients")
         return Claims(_ANY_TEMPERATURE, laws | claim("support", "interior"))
 
@@ -64,7 +66,7 @@ class TopKRenormalized(SofteningOperator):
     [0.625, 0.375, 0.0]
     """
 
-    k: int = dataclasses.field(default=2, metadata={"static": True})
+    k: int = dataclasses.field(default=2, metadata={"static": True, "domain": COUNT})
     family: ClassVar[str] = "top-k"
 
     @property
@@ -134,12 +136,13 @@ class ClampedPower(SofteningOperator):
     Array([ True,  True], dtype=bool)
     """
 
-    limit: ArrayLike = 5.0
+    limit: ArrayLike = dataclasses.field(default=5.0, metadata={"domain": POSITIVE})
     family: ClassVar[str] = "clamped-power"
 
     @property
     def claims(self) -> Claims:
         """What power keeps, but for strictness, the hot limit and the semigroup."""
+        require_parameters(self)
         laws = claim("closure equivariance A1 A1s A2 A3 A4 A5c majorization support")
         return Claims(_ANY_TEMPERATURE, laws | claim("gradients", "interior"))
 

@@ -3,10 +3,9 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
-
-from sparsekd_jax._refusals import is_traced, resembling
+from sparsekd_jax._refusals import resembling
 from sparsekd_jax.operators import lawless
+from sparsekd_jax.operators._parameters import numeric_fields
 from sparsekd_jax.operators.base import SofteningOperator, TemperatureRange
 from sparsekd_jax.operators.entropy_projection import EntropyProjection
 from sparsekd_jax.operators.euclidean_entropy_projection import EuclideanEntropyProjection
@@ -70,8 +69,6 @@ def get(name: str, **parameters: Any) -> SofteningOperator:
     for field in fields.values():
         if field.default is dataclasses.MISSING and field.name not in parameters:
             raise ValueError(f"operator {name!r} needs {field.name}: get({name!r}, {field.name}=1.5)")
-    for given, value in parameters.items():
-        _require_parameter(name, given, value)
     return family(**parameters)
 
 
@@ -95,42 +92,19 @@ def parse(text: str) -> SofteningOperator:
     name, bracket, inner = text.strip().partition("(")
     if name not in _FAMILIES:
         return get(name)  # raises, naming what is close
-    numbers = [f for f in dataclasses.fields(_FAMILIES[name]) if f.name in _DOMAINS]  # type: ignore[arg-type]
+    number = next(iter(numeric_fields(_FAMILIES[name]).values()), None)
     if not bracket:
-        for field in numbers:
-            if field.default is dataclasses.MISSING:
-                raise ValueError(f"operator {name!r} needs {field.name}: write {name}(1.5)")
+        if number is not None and number.default is dataclasses.MISSING:
+            raise ValueError(f"operator {name!r} needs {number.name}: write {name}(1.5)")
         return get(name)
-    if not numbers or not inner.endswith(")"):
-        form = f"{name}({numbers[0].name})" if numbers else name
+    if number is None or not inner.endswith(")"):
+        form = name if number is None else f"{name}({number.name})"
         raise ValueError(f"{text!r} is not an operator; write {form}")
     try:
         value = float(inner[:-1])
     except ValueError:
-        raise ValueError(f"{numbers[0].name} in {text!r} is not a number; write {name}(1.5)") from None
-    return get(name, **{numbers[0].name: int(value) if numbers[0].name == "k" and value % 1 == 0 else value})
-
-
-_POSITIVE = (lambda v: 0 < v < np.inf, "is a finite number > 0")
-_DOMAINS = {
-    "alpha": _POSITIVE,
-    "limit": _POSITIVE,
-    "epsilon": (lambda v: 0 < v < 1, "is a number between 0 and 1, both excluded"),
-    "k": (lambda v: v == int(v) and v >= 1, "is a whole number ≥ 1"),
-}
-
-
-def _require_parameter(operator: str, name: str, value: Any) -> None:
-    if is_traced(value):
-        return
-    if name in _DOMAINS:
-        inside, words = _DOMAINS[name]
-        try:
-            good = all(inside(v.item()) for v in np.asarray(value).ravel())
-        except (AttributeError, TypeError, ValueError):  # text or None, among others: no number
-            good = False
-        if not good:
-            raise ValueError(f"{name} of operator {operator!r} is {value!r}; it {words}")
+        raise ValueError(f"{number.name} in {text!r} is not a number; write {name}(1.5)") from None
+    return get(name, **{number.name: int(value) if number.name == "k" and value % 1 == 0 else value})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,11 @@ from jaxtyping import Array, ArrayLike
 from sparsekd_jax._numerics import expm1_ratio, log1p_ratio, row_sum
 from sparsekd_jax._refusals import is_traced
 from sparsekd_jax.operators import _tsallis_half
+from sparsekd_jax.operators._blocks import in_blocks
+from sparsekd_jax.operators._parameters import POSITIVE, require_parameters
 from sparsekd_jax.operators._roots import increasing_root
 from sparsekd_jax.operators._rows import centred_log, centred_logits, log_normalizer
-from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim, in_blocks
+from sparsekd_jax.operators.base import Claims, SofteningOperator, TemperatureRange, claim
 
 NEAR_SHANNON = {"float64": 0.01, "float32": 0.6}
 """|α − 1| below which the expm1 form is used. Relative errors of small q grow in it with |α − 1|, which the
@@ -46,7 +48,7 @@ class TsallisSoftening(SofteningOperator):
     [0.516, 0.274, 0.21]
     """
 
-    alpha: ArrayLike
+    alpha: ArrayLike = dataclasses.field(metadata={"domain": POSITIVE})
     family: ClassVar[str] = "tsallis"
 
     @property
@@ -59,9 +61,8 @@ class TsallisSoftening(SofteningOperator):
                 f"alpha has shape {np.shape(self.alpha)}; a family of operators is called by "
                 "jax.vmap(lambda op: op(p, T))(family)"
             )
+        require_parameters(self)
         alpha = float(self.alpha)  # type: ignore[arg-type]
-        if not 0 < alpha < float("inf"):
-            raise ValueError(f"alpha is {alpha}; Tsallis softening takes 0 < alpha < ∞ (1 is PowerTransform)")
         laws = claim("closure equivariance A1 A2 A3 A4 A5c majorization")
         if alpha <= 1:
             # For α < 1 the slope is at most T^(1/(1−α)), even at zeros; for α = 1 it is infinite there.

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -74,14 +75,22 @@ def test_bad_logs_and_logits():
     [
         (("powr", {}), "unknown operator 'powr'; did you mean 'power'"),
         (("softmax", {}), "unknown operator 'softmax'; Known: power"),
+        (("softmax(2)", {}), r"unknown operator 'softmax\(2\)'; Known: power"),
         (("power", {"alpha": 2}), "operator 'power' has no parameter 'alpha'; it has none"),
         (("tsallis", {"beta": 2}), "has no parameter 'beta'; its parameters are: alpha"),
         (("tsallis", {}), "needs alpha"),
         (("tsallis", {"alpha": -1.0}), "alpha of operator 'tsallis' is -1.0; it is a finite number > 0"),
         (("tsallis", {"alpha": None}), "alpha of operator 'tsallis' is None; it is a finite number > 0"),
         (("tsallis", {"alpha": "half"}), "alpha .* is 'half'"),
-        (("label-smoothing", {"epsilon": 2.0}), "epsilon .* between 0 and 1"),
-        (("top-k", {"k": 0}), "k .* whole number ≥ 1"),
+        (("tsallis", {"alpha": np.inf}), "alpha .* is inf; it is a finite number > 0"),
+        (("label-smoothing", {"epsilon": 1.0}), r"epsilon .* is 1\.0; it is a number from 0 up to 1"),
+        (("label-smoothing", {"epsilon": -0.1}), "epsilon"),
+        (
+            ("clamped-power", {"limit": 0}),
+            "limit of operator 'clamped-power' is 0; it is a finite number > 0",
+        ),
+        (("top-k", {"k": 0}), "k .* is 0; it is a whole number ≥ 1"),
+        (("top-k", {"k": 2.0}), r"k .* is 2\.0; it is a whole number ≥ 1"),
         (("prior-directed", {"prior": jnp.array([1.0, 0.0])}), "prior has a zero entry"),
         (("mixture", {"schedule": 3}), "schedule .* is a function T -> weight"),
     ],
@@ -92,10 +101,34 @@ def test_bad_names_and_parameters(arguments, words):
         operators.get(name, **parameters)
 
 
-@pytest.mark.parametrize("text", ["tsallis(x)", "power(2)", "tsallis(1.5", "nothing(2)"])
-def test_bad_texts(text):
-    with pytest.raises(ValueError, match=r"write|unknown"):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tsallis(x)", r"alpha in 'tsallis\(x\)' is not a number; write tsallis\(1\.5\)"),
+        ("tsallis(1.5", r"'tsallis\(1\.5' is not an operator; write tsallis\(alpha\)"),
+        ("power(2)", r"'power\(2\)' is not an operator; write power$"),
+        ("nothing(2)", "unknown operator 'nothing'"),
+        ("top-k(2.5)", r"k of operator 'top-k' is 2\.5; it is a whole number"),
+    ],
+)
+def test_bad_texts(text, words):
+    with pytest.raises(ValueError, match=words):
         operators.parse(text)
+
+
+def test_texts_are_read_as_the_operator_that_they_print():
+    for text in (
+        "power",
+        "tsallis(0.5)",
+        "tsallis(2)",
+        "top-k(3)",
+        "label-smoothing(0.2)",
+        "label-smoothing(0)",
+    ):
+        assert operators.parse(text).name == text
+    assert operators.parse(" top-k ").name == "top-k"
+    kept = operators.parse("top-k(3)")(jnp.array([0.4, 0.3, 0.2, 0.1]), 2.0)
+    np.testing.assert_allclose(kept, np.array([4, 3, 2, 0]) / 9, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -140,9 +173,22 @@ def test_temperatures_that_the_dtype_cannot_carry_are_refused(name):
     np.testing.assert_allclose(op(GOOD, 1e30), 1 / GOOD.shape[-1], rtol=0, atol=1e-5)
 
 
-def test_hyper_parameters_are_checked_where_they_are_used():
-    with pytest.raises(ValueError, match=r"alpha is -2\.0"):
-        TsallisSoftening(-2.0)(GOOD, 2.0)
+def test_hyper_parameters_are_checked_where_an_operator_is_made():
+    with pytest.raises(ValueError, match=r"alpha of operator 'tsallis' is -2\.0; it is a finite number > 0"):
+        TsallisSoftening(-2.0)
+    with pytest.raises(ValueError, match="alpha"):
+        TsallisSoftening(jnp.array([0.5, 2.0, 0.0]))  # one of a family
+    with pytest.raises(ValueError, match="alpha"):
+        TsallisSoftening(2.0).replace(alpha=-2.0)
+    with pytest.raises(ValueError, match=r"k of operator 'top-k' is 2\.0"):
+        operators.lawless.TopKRenormalized(2.0)
+
+
+@pytest.mark.parametrize("text", ["tsallis(2)", "label-smoothing(0.5)", "clamped-power(3)"])
+def test_numbers_that_an_optimizer_moved_out_are_refused_at_the_next_use(text):
+    stepped = jax.tree.map(lambda number: number - 4.0, operators.parse(text))
+    with pytest.raises(ValueError, match=r"of operator .* is -\d\.\d; it is a"):
+        stepped(GOOD, 2.0)
 
 
 def test_bad_ranges_and_strengths():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparsekd_jax import operators
-from sparsekd_jax.operators import base
+from sparsekd_jax.operators import _blocks, base
 
 FAMILIES = ("tsallis(0.5)", "tsallis(1.5)", "entropy-projection", "euclidean-entropy-projection")
 ROWS, CLASSES = 23, 7
@@ -38,10 +38,10 @@ def test_blocks_do_not_show(name, rows, monkeypatch):
     if name == "tsallis(1.5)":  # below T = 1 alone it searches
         rows = rows[0], np.where(np.arange(ROWS) % 2, rows[1], 0.6 + rows[1] / 20)
     whole = jax.jit(lambda *x: value_and_slopes(name, *x))(*rows)
-    monkeypatch.setattr(base, "BLOCK", 5 * CLASSES)  # five blocks of four rows, and three rows left
+    monkeypatch.setattr(_blocks, "BLOCK", 5 * CLASSES)  # five blocks of four rows, and three rows left
     taken = []
-    honest = base._block_by_block
-    monkeypatch.setattr(base, "_block_by_block", lambda *x: taken.append(1) or honest(*x))
+    honest = _blocks._block_by_block
+    monkeypatch.setattr(_blocks, "_block_by_block", lambda *x: taken.append(1) or honest(*x))
     blocked = jax.jit(lambda *x: value_and_slopes(name, *x))(*rows)
     assert taken
     for one, other in zip(whole, blocked, strict=True):
@@ -49,7 +49,7 @@ def test_blocks_do_not_show(name, rows, monkeypatch):
 
 
 def test_rows_keep_their_places_and_none_is_left_out(rows, monkeypatch):
-    monkeypatch.setattr(base, "BLOCK", 5 * CLASSES)
+    monkeypatch.setattr(_blocks, "BLOCK", 5 * CLASSES)
     log_p, t = rows
-    blocked, _ = base._block_by_block(lambda x, t: (x * t, None), log_p, t[:, None])
+    blocked, _ = _blocks._block_by_block(lambda x, t: (x * t, None), log_p, t[:, None])
     np.testing.assert_array_equal(blocked, log_p * t[:, None])
