@@ -26,11 +26,11 @@ class What(enum.StrEnum):
 
 _OF_OPERATORS = (What.OPERATORS, What.ALL)
 _TAKEN_BY = {
-    "--rows": _OF_OPERATORS,
-    "--classes": _OF_OPERATORS,
-    "--rounds": _OF_OPERATORS,
-    "--temperature": (*_OF_OPERATORS, What.GROWTH),
-    "--only": (*_OF_OPERATORS, What.GROWTH, What.AXIOMS),
+    "rows": _OF_OPERATORS,
+    "classes": _OF_OPERATORS,
+    "rounds": _OF_OPERATORS,
+    "temperature": (*_OF_OPERATORS, What.GROWTH),
+    "only": (*_OF_OPERATORS, What.GROWTH, What.AXIOMS),
 }
 _WIDTH = 110
 """Columns that every table has: in a narrower terminal lines break, and no number loses its digits."""
@@ -38,6 +38,7 @@ _PACKAGES = {What.READING: "orjson", What.CACHE: "pyarrow"}
 
 
 def bench(
+    context: typer.Context,
     what: Annotated[What, typer.Argument(help="What to measure.")] = What.ALL,
     json_path: Annotated[
         Path | None,
@@ -48,15 +49,9 @@ def bench(
     rows: Annotated[
         int | None, typer.Option(min=1, help="Rows of the operators' batch; both shapes by default.")
     ] = None,
-    classes: Annotated[
-        int | None, typer.Option(min=2, help="With --rows: classes of that batch; 1024 by default.")
-    ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="Interleaved rounds of the operators; 5 by default.")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=1.0, help="T of operators and growth, from 1 up; 4 by default.")
-    ] = None,
+    classes: Annotated[int, typer.Option(min=2, help="With --rows: classes of that batch.")] = 1024,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of the operators.")] = 5,
+    temperature: Annotated[float, typer.Option(min=1.0, help="T of operators and growth, from 1 up.")] = 4.0,
     only: Annotated[
         list[str] | None,
         typer.Option(help="Operator to time, by name, or by label of axioms; repeat for several."),
@@ -73,18 +68,12 @@ def bench(
         if what not in (What.GROWTH, What.ALL):
             refuse("--figure", f"it draws the growth, which `sparsekd bench {what.value}` does not measure")
         require_plots()
-    given = {
-        "--rows": rows,
-        "--classes": classes,
-        "--rounds": rounds,
-        "--temperature": temperature,
-        "--only": only or None,
-    }
-    for option, value in given.items():
-        if value is not None and what not in _TAKEN_BY[option]:
-            takers = " and ".join(part.value for part in _TAKEN_BY[option] if part is not What.ALL)
-            refuse(option, f"`sparsekd bench {what.value}` does not take it, but {takers}; leave it out")
-    if classes is not None and rows is None:
+    given = [name for name in _TAKEN_BY if _is_given(context, name)]
+    for name in given:
+        if what not in _TAKEN_BY[name]:
+            takers = " and ".join(part.value for part in _TAKEN_BY[name] if part is not What.ALL)
+            refuse(f"--{name}", f"`sparsekd bench {what.value}` does not take it, but {takers}; leave it out")
+    if "classes" in given and rows is None:
         refuse("--classes", "is of the batch of --rows; give both, or neither for the usual batches")
     if temperature == float("inf"):
         refuse("--temperature", "inf is no T to soften at; give a finite one, from 1 up")
@@ -115,12 +104,11 @@ def bench(
     if what is not What.ALL and json_path is not None and json_path.exists():
         result = _kept(json_path, found) | result
     chosen = tuple(only) if only else None
-    shapes = operators.SHAPES if rows is None else ((rows, 1024 if classes is None else classes),)
-    temperature = 4.0 if temperature is None else temperature
+    shapes = operators.SHAPES if rows is None else ((rows, classes),)
     parts: dict[What, tuple[Any, dict[str, Any]]] = {
         What.OPERATORS: (
             operators,
-            {"shapes": shapes, "temperature": temperature, "rounds": rounds or 5, "families": chosen},
+            {"shapes": shapes, "temperature": temperature, "rounds": rounds, "families": chosen},
         ),
         What.GROWTH: (growth, {"temperature": temperature, "families": chosen or operators.FAMILIES}),
         What.LOSSES: (fused_loss, {}),
@@ -155,6 +143,11 @@ def bench(
             figure, bbox_inches="tight"
         )
         console.print(f"Figure: {figure}", soft_wrap=True)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"  # by name: of click, or of typer's copy of it
 
 
 def _require_timed(name: str, what: What, labels: tuple[str, ...]) -> None:

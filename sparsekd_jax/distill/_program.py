@@ -389,6 +389,11 @@ def logits_shape(
     return shape
 
 
+def named_shapes(tree: PyTree) -> dict[str, str]:
+    """What each array of a pytree is, by name, such as ``{"kernel": "float32[64, 10]"}``."""
+    return {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in named_leaves(tree).items()}
+
+
 def require_steady(argument: str, graphdef: Any, params: PyTree, rest: PyTree, inputs: Array) -> None:
     """Refuse a model that a call leaves with other variables than before, which no scan can carry."""
 
@@ -398,7 +403,7 @@ def require_steady(argument: str, graphdef: Any, params: PyTree, rest: PyTree, i
         return split(model)[1:]
 
     held = [jax.eval_shape(lambda *held: held, params, rest), jax.eval_shape(called, params, rest, inputs)]
-    before, after = ({n: f"{a.dtype.name}{list(a.shape)}" for n, a in named_leaves(h).items()} for h in held)
+    before, after = map(named_shapes, held)
     for name in [*after, *(name for name in before if name not in after)]:
         was, is_now = before.get(name, "not there"), after.get(name, "not there")
         if was != is_now:

@@ -291,9 +291,9 @@ class Trainer:
             **identity,
             "seed": self.seed,
             "record_every": self.record_every,
-            "model": _shapes(params),
-            "state": _shapes(rest),
-            "optimizer": _shapes(state),
+            "model": _program.named_shapes(params),
+            "state": _program.named_shapes(rest),
+            "optimizer": _program.named_shapes(state),
             "test_data": fingerprint(*map(on_host, self.test)),
             "validation_data": fingerprint(*map(on_host, jax.tree.leaves(self.validation))),
         }
@@ -342,10 +342,6 @@ class Trainer:
         params, rest, _ = self.carry
         judge = functools.partial(_program.evaluate_all, self.eval_graphdef)
         return jax.eval_shape(judge, params, rest, *self.test)[0]
-
-
-def _shapes(tree: PyTree) -> dict[str, str]:
-    return {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in named_leaves(tree).items()}
 
 
 def _another_start(given: dict[str, Any], saved: Sequence[Array]) -> str | None:
