@@ -13,7 +13,7 @@ from typing import Any
 import optax  # type: ignore[import-untyped]
 from flax import nnx
 
-from sparsekd_jax import distill, operators, sparsity
+from sparsekd_jax import data, distill, operators, sparsity
 from sparsekd_jax._numerics import fewest_digits
 from sparsekd_jax.studies.environment import environment
 from sparsekd_jax.studies.verdicts import verdict_table
@@ -203,84 +203,18 @@ def run(
     """
     settings.validate()
     started = time.perf_counter()
-    workload = settings.workload
     plans = {name: {m: settings.plan(name, m) for m in settings.methods} for name in settings.operators}
     early = any(stage.may_end_early for own in plans.values() for p in own.values() for stage in p.stages)
-    arrays = workload.load(VALIDATION_SIZE if early else 0.0)
-    teachers = adamw(
-        settings.teacher_learning_rate,
-        settings.weight_decay,
-        settings.teacher_warmup,
-        settings.teacher_steps,
-    )
-    optimizer = adamw(settings.learning_rate, settings.weight_decay)
-    common: dict[str, Any] = {"batch_size": settings.batch_size, "record_every": settings.record_every}
-    per_seed = settings.teacher_steps + len(settings.operators) * len(settings.methods) * settings.steps
-    total = per_seed * settings.num_seeds
-    done = 0
-    runs: list[dict[str, Any]] = []
-    history: list[dict[str, Any]] = []
-    students: dict[str, Any] = {}
-
-    def report(label: str) -> Callable[[int, int], None]:
-        return lambda step, _: on_progress(label, done + step, total) if on_progress else None
-
-    def checkpoints(*names: str) -> dict[str, Any]:
-        folder = Path(checkpoint_dir, *names) if checkpoint_dir is not None else None
-        return {"checkpoint_dir": folder, "resume": resume}
-
-    def keep(result: distill.Result, seed: int, operator: str | None, method: str) -> None:
-        params = nnx.to_pure_dict(nnx.state(result.student, nnx.Param))
-        key = {"operator": operator, "method": method, "seed": seed}
-        runs.append(
-            {
-                **key,
-                "accuracy": result.final.accuracy,
-                "nll": result.final.mean_nll,
-                "calibration_error": result.final.calibration_error,
-                "zero_fraction": sparsity.zero_fraction(params, workload.where),
-                "layers": {
-                    name: list(counts)
-                    for name, counts in sparsity.layer_zeros(params, workload.where).items()
-                },
-            }
-        )
-        history.extend({**key, **row} for row in result.history)
-        if method == "staged" and seed == 0 and operator is not None:
-            students[operator] = params
-
+    arrays = settings.workload.load(VALIDATION_SIZE if early else 0.0)
+    trainings = _Trainings(settings, arrays, on_progress, checkpoint_dir, resume)
     for seed in range(settings.num_seeds):
-        teacher = distill.fit(
-            workload.build(settings.model, seed),
-            arrays,
-            steps=settings.teacher_steps,
-            optimizer=teachers,
-            seed=2 * seed,  # even seeds order the teachers' data, odd ones the students'
-            on_progress=report(f"seed {seed}: teacher"),
-            **checkpoints(f"seed-{seed}", "teacher"),
-            **common,
-        )
-        keep(teacher, seed, None, "teacher")
-        done += settings.teacher_steps
+        teacher = trainings.teacher(seed)
         for operator in settings.operators:
             for method in settings.methods:
-                result = distill.run(
-                    teacher.student,  # the path starts at the teacher (theory.md section 4)
-                    teacher.student,
-                    arrays,
-                    plans[operator][method],
-                    optimizer=optimizer,
-                    where=workload.where,
-                    seed=2 * seed + 1,
-                    on_progress=report(f"seed {seed}: {operator}, {settings.method_label(method)}"),
-                    **checkpoints(f"seed-{seed}", operator, method),
-                    **common,
-                )
-                keep(result, seed, operator, method)
-                done += settings.steps
+                trainings.student(teacher, plans[operator][method], seed, operator, method)
     trained = time.perf_counter()
     if laws and on_progress:
-        on_progress("checking the laws", total, total)
+        on_progress("checking the laws", trainings.total, trainings.total)
     verdicts = verdict_table([operators.parse(name) for name in settings.operators] if laws else [])
     return {
         "study": settings.data,
@@ -291,21 +225,109 @@ def run(
             "num_classes": arrays.num_classes,
             "train": int(arrays.train_labels.size),
             "test": int(arrays.test_labels.size),
-            "split": workload.split_text,
+            "split": settings.workload.split_text,
         },
         "plans": {name: own["staged"].describe() for name, own in plans.items()},
-        "summary": summarise(runs, settings),
-        "runs": runs,
+        "summary": summarise(trainings.runs, settings),
+        "runs": trainings.runs,
         "verdicts": verdicts,
         "environment": environment(),
         "timing": {
             "training_seconds": round(trained - started, 2),
             "laws_seconds": round(time.perf_counter() - trained, 2),
-            "steps": total,
+            "steps": trainings.total,
         },
-        "history": history,
-        "students": students,
+        "history": trainings.history,
+        "students": trainings.students,
     }
+
+
+class _Trainings:
+    """The trainings of a study, one after another, and what the report keeps of each."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        arrays: data.Arrays,
+        on_progress: Progress | None,
+        checkpoint_dir: str | Path | None,
+        resume: bool,
+    ) -> None:
+        self.runs: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = []
+        self.students: dict[str, Any] = {}
+        per_seed = settings.teacher_steps + len(settings.operators) * len(settings.methods) * settings.steps
+        self.total = per_seed * settings.num_seeds
+        self._done = 0
+        self._settings, self._arrays = settings, arrays
+        self._on_progress, self._checkpoint_dir, self._resume = on_progress, checkpoint_dir, resume
+
+    def teacher(self, seed: int) -> nnx.Module:
+        """The teacher of a seed."""
+        settings = self._settings
+        rate, warmup = settings.teacher_learning_rate, settings.teacher_warmup
+        result = distill.fit(
+            settings.workload.build(settings.model, seed),
+            self._arrays,
+            steps=settings.teacher_steps,
+            optimizer=adamw(rate, settings.weight_decay, warmup, settings.teacher_steps),
+            seed=2 * seed,  # even seeds order the teachers' data, odd ones the students'
+            **self._options(f"seed {seed}: teacher", f"seed-{seed}", "teacher"),
+        )
+        self._keep(result, seed, None, "teacher", settings.teacher_steps)
+        return result.student
+
+    def student(self, teacher: nnx.Module, plan: distill.Plan, seed: int, operator: str, method: str) -> None:
+        """Train one student of a teacher; its path starts at the teacher (theory.md section 4)."""
+        settings = self._settings
+        label = f"seed {seed}: {operator}, {settings.method_label(method)}"
+        result = distill.run(
+            teacher,
+            teacher,
+            self._arrays,
+            plan,
+            optimizer=adamw(settings.learning_rate, settings.weight_decay),
+            where=settings.workload.where,
+            seed=2 * seed + 1,
+            **self._options(label, f"seed-{seed}", operator, method),
+        )
+        self._keep(result, seed, operator, method, settings.steps)
+
+    def _options(self, label: str, *folder: str) -> dict[str, Any]:
+        """What teachers and students are trained with alike."""
+        done, root = self._done, self._checkpoint_dir
+
+        def on_step(step: int, _: int) -> None:
+            if self._on_progress is not None:
+                self._on_progress(label, done + step, self.total)
+
+        return {
+            "batch_size": self._settings.batch_size,
+            "record_every": self._settings.record_every,
+            "on_progress": on_step,
+            "checkpoint_dir": None if root is None else Path(root, *folder),
+            "resume": self._resume,
+        }
+
+    def _keep(self, result: distill.Result, seed: int, operator: str | None, method: str, steps: int) -> None:
+        self._done += steps
+        params = nnx.to_pure_dict(nnx.state(result.student, nnx.Param))
+        where = self._settings.workload.where
+        key = {"operator": operator, "method": method, "seed": seed}
+        layers = sparsity.layer_zeros(params, where)
+        self.runs.append(
+            {
+                **key,
+                "accuracy": result.final.accuracy,
+                "nll": result.final.mean_nll,
+                "calibration_error": result.final.calibration_error,
+                "zero_fraction": sparsity.zero_fraction(params, where),
+                "layers": {name: list(counts) for name, counts in layers.items()},
+            }
+        )
+        self.history.extend({**key, **row} for row in result.history)
+        if method == "staged" and seed == 0 and operator is not None:
+            self.students[operator] = params
 
 
 @functools.cache
