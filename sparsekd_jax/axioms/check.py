@@ -85,7 +85,8 @@ def check(
     A law is judged on the domain and the temperatures that the operator claims for it (a law it does not
     claim: on its whole range), and on the boundary of the simplex too, so that an over-cautious claim shows.
     "Holds" means: no violation among the recorded cases. In float64, whatever the process uses; what answers
-    in less all the same is judged to 2e-5 (float32), and of its gradients nothing is said.
+    in less all the same, or casts to it inside, is judged to 2e-5 (float32), and of its gradients nothing is
+    said.
 
     Args:
       operator: a `SofteningOperator`, or a function of one distribution p ``[K]`` and a scalar temperature. A
@@ -138,6 +139,7 @@ def check(
     evaluator = Evaluator(operator)
     probe = case_makers.sweep(ks[0], asked, 8, seed)
     evaluator.prepare(ks, float(probe.high[0]))
+    evaluator.see_precision(probe.p, probe.high)
     budget = budget or Budget()
     _require_one_answer(evaluator, probe)
     if not evaluator.traceable:  # row by row: a tenth as fast, so fewer cases, still dense in T

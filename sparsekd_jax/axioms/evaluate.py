@@ -161,6 +161,16 @@ class Evaluator:
             p, t = jnp.asarray(row), jnp.asarray(temperature)
             return np.array_equal(self.operator(p, t), self.operator(p, t), equal_nan=True)
 
+    def see_precision(self, p: np.ndarray, temperature: np.ndarray) -> None:
+        """Note an operator that casts to float32 and back: all that it answers are numbers of float32.
+
+        On the grid of 2⁻²⁴ are 0, 1/2 and what is quantised on purpose, which prove nothing.
+        """
+        q = self.soften(p, temperature)
+        q = q[np.isfinite(q)]
+        on_grid = q * 2.0**24 % 1 == 0
+        self.single_precision |= bool((q.astype(np.float32) == q).all() and not on_grid.all())
+
     def two_answers(self) -> ValueError:
         """What to say of a function that draws random numbers or remembers."""
         return ValueError(

@@ -126,6 +126,34 @@ def test_rounding_to_single_precision_is_no_violation():
     assert verdicts == ["holds", "holds", "holds", "undecided"], str(report)
 
 
+def cast_inside(p, temperature):
+    q = single_precision_mixture(jnp.asarray(p), jnp.asarray(temperature))
+    return (q / q.sum()).astype(p.dtype)
+
+
+def in_numpy(p, temperature):
+    return np.asarray(cast_inside(p, temperature), np.float64)
+
+
+@pytest.mark.parametrize("softener", [cast_inside, in_numpy])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_function_that_casts_inside_is_forgiven_the_same(softener, seed):
+    laws = ("closure", "A1", "A3", "A4", "L1", "L2")
+    report = check(softener, laws=laws, num_classes=(2, 5), budget=QUICK, seed=seed)
+    assert report.ok, report.explain()
+    assert {law["tolerance"] for law in report.to_dict()["laws"]} == {2e-5}
+
+
+def test_a_quantiser_is_not_taken_for_single_precision():
+    """Its answers are numbers of float32 as well."""
+
+    def quantised(p, temperature):
+        return jnp.round(softmax_like(p, temperature) * 2**18) / 2**18
+
+    report = check(quantised, laws=("closure", "A4"), num_classes=(3,), budget=QUICK)
+    assert [result.verdict for result in report] == ["fails", "fails"]
+
+
 def test_a_tie_in_single_precision_breaks_the_strict_law():
     def evened(p, temperature):
         q = single_precision_mixture(p, temperature)
