@@ -204,3 +204,22 @@ def test_a_plain_function_that_underflows_cuts_nothing_off(low, dtype):
     report = check(power, laws=STRICT, num_classes=(2, 3, 50), temperature_range=(low, 5.0))
     assert [report[law].cell for law in STRICT] == ["H", "H", "H"]
     assert report["support"].undecided > 0
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("num_classes", [2, 3, 5])
+def test_what_rounding_takes_from_the_last_class_is_not_cut_off(num_classes, dtype):
+    """1 − Σ others is 0, or a little below, where the class is smaller than the rounding of the sum."""
+
+    def power(p, temperature):
+        w = (p / p.max()).astype(dtype) ** (1 / temperature).astype(dtype)
+        q = w / w.sum()
+        return q.at[-1].set(1 - q[:-1].sum())
+
+    cold = check(power, laws=STRICT, num_classes=(num_classes,), temperature_range=(0.05, 5.0))
+    assert cold["A3s"].verdict == "holds"
+    assert cold["support"].verdict != "fails"
+    assert cold["support"].undecided > 0
+    hot = check(power, laws=STRICT, num_classes=(num_classes,), temperature_range=(1.0, 5.0))
+    assert [hot[law].verdict for law in STRICT[:2]] == ["holds", "holds"]
+    assert hot["support"].verdict != "fails"
