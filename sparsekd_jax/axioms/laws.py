@@ -62,6 +62,8 @@ def _cut_off(seen: Observation, rows: np.ndarray, lost: np.ndarray) -> np.ndarra
 def _strict_ranking(seen: Observation) -> Margins:
     p, q = sorted_by(seen.cases.p, seen.hot)
     single = seen.evaluator.single_precision
+    forgiven = max(LAWS["closure"].tolerance, SINGLE_PRECISION_TOLERANCE if single else 0)
+    q = np.where(q >= -forgiven, np.maximum(q, 0), q)  # what closure forgives has no logarithm
     # Pairs whose gap no reasonable T ≤ 100 squeezes below the resolution of q.
     clear = (p[:, :-1] - p[:, 1:] >= (1e-2 if single else 1e-4)) & (p[:, :-1] >= 1.001 * p[:, 1:])
     clear &= (seen.cases.high <= 100)[:, None]

@@ -27,6 +27,17 @@ def _distances(seen: Observation, p: np.ndarray, goal: np.ndarray, decades: list
     return 0.5 * np.abs(np.stack(each) - goal).sum(-1)
 
 
+def _extrapolated(distances: np.ndarray) -> np.ndarray:
+    """Aitken's: of what falls by one factor a decade, the number that three distances fall towards.
+
+    Of a fall that gathers speed there is no such number, and the last step is repeated.
+    """
+    earlier, before, last = distances
+    curved = earlier - 2 * before + last
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(curved > 0, (earlier * last - before**2) / curved, 2 * last - before)
+
+
 def _trend(seen: Observation, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Margins and decisions from distances to a limit at successive decades, ``[steps, N]``."""
     earlier, before, last = distances[-3:]
@@ -34,12 +45,10 @@ def _trend(seen: Observation, distances: np.ndarray) -> tuple[np.ndarray, np.nda
     rounding *= seen.cases.num_classes / 2  # of each class: a total variation is half their sum
     with np.errstate(invalid="ignore", divide="ignore"):
         flat = (last / before >= FLAT) & (before / earlier >= FLAT)
-        # Aitken's: where what is left falls by one factor a decade, it is the number that they fall towards.
-        # Of a fall that gathers speed there is no such number, and the last step is repeated.
-        curved = earlier - 2 * before + last
-        goal = np.where(curved > 0, (earlier * last - before**2) / curved, 2 * last - before)
-    near = last <= ARRIVED
-    flat = np.where(near, (last > rounding) & (goal > 0.9 * last), flat)
+    near, goal = last <= ARRIVED, _extrapolated(distances[-3:])
+    # A slow rest, such as 1/log T, has an extrapolation of its own that falls from decade to decade.
+    stays = (goal > 0.9 * last) & (goal >= FLAT * _extrapolated(distances[-4:-1]))
+    flat = np.where(near, (last > rounding) & stays, flat)
     arrived = near & ~flat
     margin = np.where(arrived, ARRIVED - last, np.where(flat, -last, 0.0))
     broken = ~np.isfinite(distances).all(0)
@@ -90,9 +99,10 @@ def continuity(seen: Observation) -> Margins:
 def _jumps_along_segments(seen: Observation) -> tuple[Margins, Margins]:
     """Along p → r at T, and along S → T at p."""
     cases, soften = seen.cases, seen.evaluator.soften
-    p = _on_support(cases.p, 1e-4)
+    p = cases.p  # small classes and all: an operator may cut off what is below 1e-6
     # r on the face of p: jumps onto a face are looked for separately.
-    r = _on_support(np.where(p > 0, cases.r + 1e-9, 0), 1e-4)
+    r = np.where(p > 0, cases.r + 1e-9, 0)
+    r /= r.sum(-1, keepdims=True)
     here = (p, cases.high, soften(p, cases.high))
     there = (r, cases.high, soften(r, cases.high))
     colder = (p, cases.low, soften(p, cases.low))

@@ -21,6 +21,9 @@ SINGLE_PRECISION_TOLERANCE = 2e-5
 _WAY = np.concatenate([8.0 ** -np.arange(35, 0, -1), 1 - 2.0 ** -np.arange(1, 49), [1.0]])
 """Places between 0 and 1, dense at both ends: an underflow at any T from 1e-4 up is met on its way back."""
 
+_CLOSER = 6
+"""Halvings of the step in which a class comes back: at T = 0.05 it grows 2-fold there, and not 1e18-fold."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Margins:
@@ -93,21 +96,32 @@ class Observation:
     def truncated(self, rows: np.ndarray, lost: np.ndarray) -> np.ndarray:
         """Whether F_T(p) cuts off what it lost in some rows, ``[R]``, by probabilities alone.
 
-        On the way from p to u, where no class is small, an underflow passes through tiny numbers; a
-        truncation comes back as a plain one, or never.
+        On the way from p to u, where no class is small, an underflow passes through tiny numbers, and so does
+        what rounding took, as of 1 − Σ others; a truncation comes back as a plain one, or never.
 
         Args:
           rows: which cases, ``[R]``.
           lost: the classes whose zeros are in doubt, ``[R, K]``; the largest of each row is looked at. All
             False: nothing was lost, so nothing is cut off.
         """
-        p, k = self.cases.p[rows], self.cases.num_classes
-        way = _WAY[:, None]
-        path = (1 - way) * p[:, None] + way / k
-        q = self.evaluator.soften(path.reshape(-1, k), np.repeat(self.cases.high[rows], len(_WAY)))
+        p, t, k = self.cases.p[rows], self.cases.high[rows], self.cases.num_classes
         largest = np.argmax(np.where(lost, p, 0), -1)[:, None, None]
-        found = np.take_along_axis(q.reshape(path.shape), largest, -1)[..., 0]
-        return lost.any(-1) & (np.where(found > 0, found, np.inf).min(-1) > 1e-12)
+
+        def found(way: np.ndarray) -> np.ndarray:
+            path = (1 - way[..., None]) * p[:, None] + way[..., None] / k
+            q = self.evaluator.soften(path.reshape(-1, k), np.repeat(t, way.shape[-1]))
+            return np.take_along_axis(q.reshape(path.shape), largest, -1)[..., 0]
+
+        q = found(np.tile(_WAY, (len(p), 1)))
+        least = np.where(q > 0, q, np.inf).min(-1)
+        first = np.argmax(q > 0, -1)
+        below, above = np.where(first > 0, _WAY[first - 1], 0), _WAY[first]
+        for _ in range(_CLOSER):
+            middle = np.sqrt(below * above)
+            q = found(middle[:, None])[:, 0]
+            least = np.where(q > 0, np.minimum(least, q), least)
+            below, above = np.where(q > 0, below, middle), np.where(q > 0, middle, above)
+        return lost.any(-1) & (least > (1e-6 if self.evaluator.single_precision else 1e-12))
 
 
 def entropy(q: np.ndarray) -> np.ndarray:

@@ -136,6 +136,18 @@ def test_a_small_jump_is_found_beside_what_is_steep(switch, size):
     assert found.witness.replay(jumping) < -1e-7
 
 
+@pytest.mark.parametrize("least", [1e-3, 1e-6, 1e-9])
+def test_a_jump_where_small_classes_are_dropped_is_found(least):
+    """A class of 1e-6 that goes at once takes 6 % with it at T = 5."""
+
+    def dropping(p, temperature):
+        return power(jnp.where(p < least, 0, p), temperature)
+
+    found = check(dropping, laws=("A2",), num_classes=(3, 8), budget=Budget(search=0))["A2"]
+    assert found.verdict == "fails"
+    assert found.witness.replay(dropping) < -1e-7
+
+
 @pytest.mark.parametrize("alpha", [2.5, 3.0])
 def test_that_tsallis_expands_in_l2_needs_no_luck(alpha):
     """By 1.7 %, between rows that few draws come near: with seeds 1 to 9 they said that it holds."""
@@ -167,6 +179,19 @@ def test_a_fall_towards_the_limit_that_gathers_speed_does_not_stop():
     report = check(late, laws=("A4", "A5c"), num_classes=(2, 3), temperature_range=(0.0, np.inf))
     assert report.ok
     assert report["A5c"].verdict != "fails"
+
+
+@pytest.mark.parametrize("size", [5e-6, 1e-5, 1e-4])
+def test_a_small_rest_that_falls_slowly_is_no_other_limit(size):
+    """1/T and a little of 1/log T, which is most of what is left at T = 1e8 and still falls."""
+
+    def two_rates(p, temperature):
+        share = (1 - size) / temperature + size / (1 + jnp.log(temperature))
+        return share * p + (1 - share) / p.size
+
+    report = check(two_rates, laws=("A4", "A5h"), num_classes=(2, 3, 8), temperature_range=(1.0, np.inf))
+    assert report.ok
+    assert report["A5h"].verdict != "fails"
 
 
 @pytest.mark.parametrize("num_classes", [50, 200])
@@ -204,3 +229,22 @@ def test_a_plain_function_that_underflows_cuts_nothing_off(low, dtype):
     report = check(power, laws=STRICT, num_classes=(2, 3, 50), temperature_range=(low, 5.0))
     assert [report[law].cell for law in STRICT] == ["H", "H", "H"]
     assert report["support"].undecided > 0
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("num_classes", [2, 3, 5])
+def test_what_rounding_takes_from_the_last_class_is_not_cut_off(num_classes, dtype):
+    """1 − Σ others is 0, or a little below, where the class is smaller than the rounding of the sum."""
+
+    def power(p, temperature):
+        w = (p / p.max()).astype(dtype) ** (1 / temperature).astype(dtype)
+        q = w / w.sum()
+        return q.at[-1].set(1 - q[:-1].sum())
+
+    cold = check(power, laws=STRICT, num_classes=(num_classes,), temperature_range=(0.05, 5.0))
+    assert cold["A3s"].verdict == "holds"
+    assert cold["support"].verdict != "fails"
+    assert cold["support"].undecided > 0
+    hot = check(power, laws=STRICT, num_classes=(num_classes,), temperature_range=(1.0, 5.0))
+    assert [hot[law].verdict for law in STRICT[:2]] == ["holds", "holds"]
+    assert hot["support"].verdict != "fails"
