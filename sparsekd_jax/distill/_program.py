@@ -389,15 +389,18 @@ def logits_shape(
     return shape
 
 
-def require_steady(argument: str, graphdef: Any, params: PyTree, rest: PyTree, inputs: Array) -> None:
-    """Refuse a model that a call leaves with other variables than before, which no scan can carry."""
+def require_steady(
+    argument: str, graphdef: Any, params: PyTree, rest: PyTree, inputs: Array, batch_size: int
+) -> None:
+    """Refuse a model that a batch leaves with other variables than before, which no scan can carry."""
+    batch = jax.ShapeDtypeStruct((batch_size, *inputs.shape[1:]), inputs.dtype)
 
     def called(params: PyTree, rest: PyTree, inputs: Array) -> PyTree:
         model = nnx.merge(graphdef, params, rest, copy=True)
         model(inputs)
         return split(model)[1:]
 
-    held = [jax.eval_shape(lambda *held: held, params, rest), jax.eval_shape(called, params, rest, inputs)]
+    held = [jax.eval_shape(lambda *held: held, params, rest), jax.eval_shape(called, params, rest, batch)]
     before, after = ({n: f"{a.dtype.name}{list(a.shape)}" for n, a in named_leaves(h).items()} for h in held)
     for name in [*after, *(name for name in before if name not in after)]:
         was, is_now = before.get(name, "not there"), after.get(name, "not there")

@@ -117,9 +117,9 @@ class Trainer:
         self.eval_graphdef = _program.split_for_evaluation(model)[0]
         self.argument = argument
         shape_of = functools.partial(_program.logits_shape, argument, self.eval_graphdef, params, rest)
-        first = self.source.steps(0, 1)[0]
+        first, index = self.source.steps(0, 1)
         self.num_classes = require_halves(argument, data, first, shape_of)
-        _program.require_steady(argument, self.graphdef, params, rest, first["inputs"])
+        _program.require_steady(argument, self.graphdef, params, rest, first["inputs"], index.shape[1])
         _program.require_trainable(argument, optimizer, params)
         self.carry = (params, rest, self.place.everywhere(self.optimizer.init(params)))
         self.seed, self.record_every, self.on_progress = seed, record_every, on_progress
