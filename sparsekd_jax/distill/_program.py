@@ -394,15 +394,18 @@ def named_shapes(tree: PyTree) -> dict[str, str]:
     return {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in named_leaves(tree).items()}
 
 
-def require_steady(argument: str, graphdef: Any, params: PyTree, rest: PyTree, inputs: Array) -> None:
-    """Refuse a model that a call leaves with other variables than before, which no scan can carry."""
+def require_steady(
+    argument: str, graphdef: Any, params: PyTree, rest: PyTree, inputs: Array, batch_size: int
+) -> None:
+    """Refuse a model that a batch leaves with other variables than before, which no scan can carry."""
+    batch = jax.ShapeDtypeStruct((batch_size, *inputs.shape[1:]), inputs.dtype)
 
     def called(params: PyTree, rest: PyTree, inputs: Array) -> PyTree:
         model = nnx.merge(graphdef, params, rest, copy=True)
         model(inputs)
         return split(model)[1:]
 
-    held = [jax.eval_shape(lambda *held: held, params, rest), jax.eval_shape(called, params, rest, inputs)]
+    held = [jax.eval_shape(lambda *held: held, params, rest), jax.eval_shape(called, params, rest, batch)]
     before, after = map(named_shapes, held)
     for name in [*after, *(name for name in before if name not in after)]:
         was, is_now = before.get(name, "not there"), after.get(name, "not there")

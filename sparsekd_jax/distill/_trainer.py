@@ -112,13 +112,14 @@ class Trainer:
         self.optimizer = _program.sparsified(optimizer, where)
         self.given_graphdef = _program.split(model)[0]  # in the mode that it goes back in
         self.graphdef, *held = _program.split_for_training(model)
-        params, rest = self.place.everywhere(held)
+        # A variable may hold a number, which a scan carries but which has no dtype to be saved by.
+        params, rest = jax.tree.map(jnp.asarray, self.place.everywhere(held))
         self.eval_graphdef = _program.split_for_evaluation(model)[0]
         self.argument = argument
         shape_of = functools.partial(_program.logits_shape, argument, self.eval_graphdef, params, rest)
-        first = self.source.steps(0, 1)[0]
+        first, index = self.source.steps(0, 1)
         self.num_classes = require_halves(argument, data, first, shape_of)
-        _program.require_steady(argument, self.graphdef, params, rest, first["inputs"])
+        _program.require_steady(argument, self.graphdef, params, rest, first["inputs"], index.shape[1])
         _program.require_trainable(argument, optimizer, params)
         self.carry = (params, rest, self.place.everywhere(self.optimizer.init(params)))
         self.seed, self.record_every, self.on_progress = seed, record_every, on_progress
@@ -352,8 +353,10 @@ def _another_start(given: dict[str, Any], saved: Sequence[Array]) -> str | None:
     for (name, leaf), began in zip(given.items(), saved, strict=False):  # the start comes first
         here, there = on_host(leaf), on_host(began)
         if jnp.issubdtype(here.dtype, jnp.floating):
-            scale = max(1e-3, 2 * float(jnp.finfo(here.dtype).eps)) * np.abs(there).max(initial=0)
-            same = np.allclose(here.astype(np.float64), there.astype(np.float64), rtol=0, atol=scale)
+            eps = float(jnp.finfo(here.dtype).eps)
+            here, there = here.astype(np.float64), there.astype(np.float64)
+            largest = np.abs(there[np.isfinite(there)]).max(initial=0)  # a mask of attention holds −inf
+            same = np.allclose(here, there, rtol=0, atol=max(1e-3, 2 * eps) * largest, equal_nan=True)
         else:
             same = np.array_equal(here, there)
         if not same:

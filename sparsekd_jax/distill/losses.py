@@ -243,9 +243,15 @@ def require_distributions(operator: Operator, log_targets: Array) -> None:
     if is_traced(log_targets):
         return
     totals = np.asarray(_totals(log_targets))  # on the device, where a run holds its targets
+    name = f"operator {operator_name(operator)}"
+    refuse(
+        np.isnan(totals),
+        name,
+        lambda _: "makes NaN; call it on the row to see why, and mend it or leave the row out",
+    )
     refuse(
         ~(np.abs(totals - 1) <= 4 * simplex.SUM_TOLERANCE["float32"]),
-        f"operator {operator_name(operator)}",
+        name,
         lambda i: f"makes probabilities that sum to {totals[i]:.7g}; divide what it returns by its sum",
     )
 

@@ -112,7 +112,7 @@ def run_many(
     shape_of = functools.partial(_program.logits_shape, "students[0]", *awake)
     num_classes = require_halves("students[0]", data, arrays, shape_of)
     trained = _program.split_for_training(students[0])
-    _program.require_steady("students[0]", *trained, arrays["inputs"])
+    _program.require_steady("students[0]", *trained, arrays["inputs"], batch_size)
     taught = [teacher_logits(t, arrays) for t in teachers]
     for own in taught:
         require_same_classes(own.shape[-1], num_classes)

@@ -14,7 +14,7 @@ from flax import nnx
 
 from sparsekd_jax import data, distill, operators
 from sparsekd_jax.distill import _trainer, checkpoints
-from tests.distill.small import BLOBS, Noisy, assert_same
+from tests.distill.small import BLOBS, Noisy, assert_same, mlp
 
 TEACHER = np.random.default_rng(2).normal(size=(60, 3)).astype(np.float32)
 OPTIMIZER = optax.adam(optax.linear_schedule(1e-2, 1e-3, 20))
@@ -228,6 +228,34 @@ def test_a_start_of_other_last_bits_goes_on_from_the_one_that_was_saved(student,
     near = nnx.clone(student)
     nnx.update(near, jax.tree.map(lambda leaf: leaf * (1 + 1e-6), nnx.state(near, nnx.Param)))
     assert_same(run(near, folder, resume=True), whole)
+
+
+class Holding(nnx.Module):
+    """A model with a variable that is not trained: a count in Python, a mask of attention, a blank."""
+
+    def __init__(self, inner, held):
+        self.inner, self.held = inner, nnx.Variable(held)
+
+    def __call__(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("held", [3, 0.5, np.array([0, -np.inf, 2], np.float32), np.full(3, np.nan)])
+def test_a_run_goes_on_with_numbers_infinities_and_blanks(held, tmp_path):
+    """A number has no dtype, and NaN is not equal to itself: neither is a reason to refuse."""
+    whole = run(Holding(mlp(0), held), tmp_path / "run")
+    cut(tmp_path / "run", 10)
+    assert_same(run(Holding(mlp(0), held), tmp_path / "run", resume=True), whole)
+    assert_same(run(Holding(mlp(0), held), tmp_path / "run", resume=True), whole)
+
+
+def test_beside_an_infinity_other_numbers_are_seen(tmp_path):
+    """A thousandth of the largest was infinite too."""
+    mask = np.array([0, -np.inf, 2], np.float32)
+    run(Holding(mlp(0), mask), tmp_path / "run")
+    for other in (mask + 1, -mask):
+        with pytest.raises(distill.CheckpointError, match="another student, whose held had other numbers"):
+            run(Holding(mlp(0), other), tmp_path / "run", resume=True)
 
 
 def data_with_validation(inputs):

@@ -405,6 +405,28 @@ def test_a_student_that_a_call_changes_is_refused(kept, change):
         distill.run_many(members, [mlp(0)], BLOBS, PLAN, optimizer=OPTIMIZER, seeds=[0], batch_size=16)
 
 
+class Remembering(nnx.Module):
+    """Keeps the logits of the batch that it saw last."""
+
+    def __init__(self, inner):
+        self.inner, self.last = inner, nnx.Cache(jnp.zeros((16, 3)))
+
+    def __call__(self, x):
+        logits = self.inner(x)
+        self.last.set_value(logits)
+        return logits
+
+
+def test_a_student_may_hold_what_has_the_shape_of_a_batch():
+    """It is called by batches, not by all of the data at once, as whether it changes was judged."""
+    result = distill.run(Remembering(mlp(1)), mlp(0), BLOBS, PLAN, seed=0, **SETTINGS)
+    assert np.abs(np.asarray(result.student.last[...])).max() > 0
+    members = [Remembering(mlp(1))]
+    distill.run_many(members, [mlp(0)], BLOBS, PLAN, optimizer=OPTIMIZER, seeds=[0], batch_size=16)
+    with pytest.raises(ValueError, match=r"last is float32\[16, 3\] before and float32\[8, 3\] after"):
+        distill.run(Remembering(mlp(1)), mlp(0), BLOBS, PLAN, seed=0, **{**SETTINGS, "batch_size": 8})
+
+
 @pytest.mark.parametrize("before", [[], [optax.clip(1.0)]])
 def test_an_optimizer_that_has_masks_of_its_own_is_refused(before):
     """Its where went unheard: the default one, of the masks around it, pruned what it left out."""

@@ -358,6 +358,17 @@ def test_a_mean_of_nothing_is_an_error():
             weighted_sum(jnp.ones(2), jnp.array([1.0, bad]))
 
 
+def test_an_operator_that_makes_nan_is_not_told_to_divide():
+    """A sum of NaN is mended by no division."""
+
+    def broken(p, temperature):
+        return jnp.where(p.max() > 0.9, jnp.nan, p)
+
+    z = jnp.log(jnp.array([[0.64, 0.36], [0.95, 0.05]], jnp.float32))
+    with pytest.raises(ValueError, match=r"^operator broken, row 1: makes NaN; call it on the row"):
+        distill.distillation_loss(z, z, operator=broken, temperature=jnp.float32(2), scale=1.0)
+
+
 def test_an_operator_whose_rows_do_not_sum_to_one_is_named():
     """The mistake is the operator's, not that of an argument log_targets, which nobody passed."""
 

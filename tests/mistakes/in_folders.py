@@ -71,6 +71,36 @@ FOLDERS = [
         "remove the line",
     ),
     (
+        "the first line of a stream that tells of its filters",
+        lambda folder: read(folder, '{"choices": [], "prompt_filter_results": [{"prompt_index": 0}]}'),
+        readers.LogError,
+        "line 1.*a chunk of a stream that holds no token",
+        "remove the line",
+    ),
+    (
+        "the end of a stream of completions",
+        lambda folder: read(folder, '{"choices": [{"text": "", "logprobs": null, "finish_reason": "stop"}]}'),
+        readers.LogError,
+        "line 1.*a chunk of a stream that holds no token",
+        "remove the line",
+    ),
+    (
+        "a response of OpenAI's Responses that was not asked for log-probabilities",
+        lambda folder: read(
+            folder, '{"output": [{"content": [{"type": "output_text", "text": "a", "logprobs": []}]}]}'
+        ),
+        readers.LogError,
+        "line 1.*no log-probabilities in a known form",
+        r'include=\["message.output_text.logprobs"\] and top_logprobs=k',
+    ),
+    (
+        "a response of OpenAI's Responses that calls a tool",
+        lambda folder: read(folder, '{"output": [{"type": "function_call", "name": "f"}]}'),
+        readers.LogError,
+        "line 1.*a response that holds no text",
+        "remove the line",
+    ),
+    (
         "the last line of a stream of Ollama",
         lambda folder: read(folder, '{"model": "m", "response": "", "done": true}'),
         readers.LogError,

@@ -75,7 +75,10 @@ def _output_texts(source: dict[str, Any]) -> list[tuple[str, Any]]:
                     found.append((path, part))
                 elif "logprobs" in part or part.get("type") == "output_text":
                     found.append((f"{path}.logprobs", part.get("logprobs")))
-    return found or [("output", None)]
+    return found or _NO_TEXT
+
+
+_NO_TEXT: list[tuple[str, Any]] = [("output", None)]
 
 
 _ASK_CHAT = "ask the server for logprobs=true and top_logprobs=k"
@@ -191,13 +194,20 @@ def detect(source: dict[str, Any]) -> Form:
         raise Problem("", f"the request failed: {schema.show(message)}", remedy, "failed request")
     delta = first.get("delta")
     text = source.get("response") or _get(source, "message", "content")  # a whole answer is done too
-    ends = (source.get("done") is True and not text) or (choices == [] and "usage" in source)
+    beside = source.keys() & {"usage", "prompt_filter_results"}  # the last chunk, and Azure's first
+    ends = (source.get("done") is True and not text) or (choices == [] and bool(beside))
+    ends |= first.get("text") == "" and bool(first.get("finish_reason"))  # of completions
     if ends or (type(delta) is dict and not any(delta[name] for name in delta if name != "role")):
         raise Problem("", "a chunk of a stream that holds no token", remedy, "no token")
+    ask = f"{_ASK_CHAT}, or name the form: {', '.join(FORMS)}"
+    if type(source.get("output")) is list:  # of OpenAI's Responses, which are asked in words of their own
+        if _output_texts(source) == _NO_TEXT:  # a tool call, a refusal
+            raise Problem("", "a response that holds no text", remedy, "no token")
+        ask = FORMS["responses"].remedy
     raise Problem(
         "",
         f"no log-probabilities in a known form (fields: {schema.show(', '.join(map(str, source)))})",
-        f"{_ASK_CHAT}, or name the form: {', '.join(FORMS)}",
+        ask,
         "no log-probabilities",
     )
 
