@@ -133,11 +133,14 @@ def _escort_order(centred: Array, temperature: Array) -> tuple[Array, Array]:
     # Zeros of p stay zero, so no escort has more entropy than its support allows: such a row is not searched.
     support = row_sum((~jnp.isneginf(row)).astype(row.dtype))
     hopeless = (support < row.shape[-1]) & (deficit <= jnp.log(row.shape[-1] / support))
+    identity = temperature == 1  # not searched either: where all but one class underflow, H(p) is 0
 
     def value_and_slope(log_beta: Array) -> tuple[Array, Array]:
         now = escort(jnp.exp(log_beta))
         value = jnp.where(peaked, jnp.log(entropy / now.entropy), jnp.log(now.deficit / deficit))
-        return jnp.where(hopeless, 0, value), now.slope / jnp.where(peaked, now.entropy, now.deficit)
+        return jnp.where(hopeless | identity, 0, value), now.slope / jnp.where(
+            peaked, now.entropy, now.deficit
+        )
 
     # Hoeffding: D(q_β) ≤ (β·spread)²/8, so β is at least √(8 D(p)/T)/spread.
     spread = -jnp.min(jnp.where(jnp.isneginf(row), 0, row), axis=-1, keepdims=True)
@@ -148,7 +151,7 @@ def _escort_order(centred: Array, temperature: Array) -> tuple[Array, Array]:
     solved = (log_beta > low + 1e-3) & ~hopeless
     # Next to uniform rows β tends to 1/√T, the derivative that the uniform row itself takes.
     beta = jnp.where(uniform, jax.lax.rsqrt(temperature), jnp.exp(log_beta))
-    return beta, uniform | (converged & solved)
+    return jnp.where(identity, 1, beta), uniform | identity | (converged & solved)
 
 
 @_escort_order.defjvp
@@ -159,7 +162,10 @@ def _escort_order_jvp(primals: tuple, tangents: tuple) -> tuple:
     uniform, one = is_uniform(centred), jnp.ones_like(beta)
     lowered = _covariance(centred, one, moved) - _deficit(centred) / temperature * warmed
     slope = jnp.where(uniform, 1, beta * _covariance(centred, beta, centred))
-    general = (lowered / temperature - beta * beta * _covariance(centred, beta, moved)) / slope
+    # A row that is a vertex to rounding has no variance at T = 1: its slope in T leaves the dtype and is cut.
+    flat = slope == 0
+    general = lowered / temperature - beta * beta * _covariance(centred, beta, moved)
+    general = jnp.where(flat, 0, general / jnp.where(flat, 1, slope))
     tangent = jnp.where(uniform, -0.5 * beta / temperature * warmed, general)
     return (beta, converged), (tangent, no_tangent(converged))
 

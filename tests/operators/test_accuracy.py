@@ -155,14 +155,9 @@ def test_float32_within_two_millionths(name):
     assert np.abs(np.asarray(operator(p[warm], temperatures[warm])) - wanted[warm]).max() <= 2e-6
 
 
-@pytest.mark.parametrize(
-    ("alpha", "atol"), [(0.5, 2e-6), (1.09, 2e-6), (1.3, 2e-6), (1.5, 2e-6), (3.0, 1e-5)]
-)
-def test_logits_far_apart_overflow_nothing_in_float32(alpha, atol):
-    """Within e^±1000 of the largest: exponentials of r·log p alone would be inf, and their sums NaN.
-
-    Entries below 1e-30 are outside the contract of accuracy; α = 3 misses it by a factor of three there.
-    """
+@pytest.mark.parametrize("alpha", [0.5, 1.09, 1.3, 1.5, 3.0])
+def test_logits_far_apart_overflow_nothing_in_float32(alpha):
+    """Within e^±1000 of the largest: exponentials of r·log p alone would be inf, and their sums NaN."""
     operator = TsallisSoftening(alpha)
     logits = np.array([[0, -s, -s / 2, -1, -0.9 * s] for s in (100.0, 180.0, 1000.0)], np.float32)
     rows = np.concatenate([logits] * 6)
@@ -170,9 +165,45 @@ def test_logits_far_apart_overflow_nothing_in_float32(alpha, atol):
     q = np.asarray(operator.from_logits(rows, temperatures))
     with jax.enable_x64(True):
         wanted = operator.from_logits(rows.astype(np.float64), temperatures.astype(np.float64))
-    np.testing.assert_allclose(q, np.asarray(wanted), atol=atol)
+    np.testing.assert_allclose(q, np.asarray(wanted), rtol=0, atol=2e-6)
     slopes = jax.grad(lambda z: (operator.from_logits(z, temperatures) ** 2).sum())(jnp.asarray(rows))
     assert np.isfinite(slopes).all()
+
+
+@pytest.mark.parametrize("name", ["tsallis(1.3)", "tsallis(1.5)", "tsallis(2.5)", "tsallis(3)", "tsallis(6)"])
+@pytest.mark.parametrize("gap", [100.0, 3000.0, 1e6])
+def test_a_class_far_below_has_the_q_of_a_zero_in_float32(name, gap):
+    """Its log p has digits to eps·gap only, and none of them matters: q is that of the face."""
+    operator = TsallisSoftening(float(name[8:-1]))
+    for t in (1.001, 2.0, 20.0, 1e4):
+        face = np.array([1.0, 0.0])
+        q = np.asarray(operator.log(np.array([0.0, -gap], np.float32), t), np.float64)
+        wanted = reference.tsallis(operator.alpha)(
+            reference.exact(face), mp.mpf(float(np.float32(t))), np.exp(q)
+        )
+        assert np.abs(np.exp(q) - np.array([float(x) for x in wanted])).max() <= 2e-6
+        assert abs(np.exp(q).sum() - 1) <= 1e-5
+
+
+@pytest.mark.parametrize("scale", [300.0, 3e4])
+@pytest.mark.parametrize("alpha", [1.2, 1.5, 2.5, 3.0])
+def test_rows_of_logits_far_apart_sum_to_one_in_float32(alpha, scale):
+    """What every class of a thousand is off by adds up."""
+    z = scale * np.random.default_rng(0).standard_normal((32, 1000)).astype(np.float32)
+    q = np.asarray(TsallisSoftening(alpha).from_logits(z, 20.0), np.float64)
+    assert np.abs(q.sum(-1) - 1).max() <= 1e-5
+
+
+def test_the_entropy_projection_at_one_is_the_identity_where_all_but_one_class_underflow():
+    """The entropy to aim at is 0 to rounding there, and a search for it finds nothing."""
+    operator = EntropyProjection()
+    for gaps in ([0.0, -200.0], [0.0, -200.0, -100.0], [0.0, -1e4, -1e4]):
+        log_p = jnp.array(gaps)
+        np.testing.assert_array_equal(operator.log(log_p, 1.0), log_p)
+        np.testing.assert_array_equal(operator.from_logits(log_p, 1.0), jnp.exp(log_p))
+        slopes = jax.jacobian(operator.log, (0, 1))(log_p, 1.0)
+        assert all(np.isfinite(s).all() for s in slopes)
+        np.testing.assert_allclose(slopes[0][1:, 1:], np.eye(len(gaps) - 1), atol=1e-6)
 
 
 def test_the_naive_power_formula_misses_the_float32_contract():

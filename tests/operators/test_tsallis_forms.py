@@ -96,9 +96,12 @@ def test_shifted_powers(r, dtype):
                     for i, c in enumerate(centred):
                         where = f"T {t}, unknown {unknown}, δ {delta}, c {c}"
                         ratio, zero, rate = exact_shifted(args[1], args[0], c, args[3], args[5])
-                        assert q.off[i] == np.isneginf(c)
+                        # A class far below the reference is taken with the zeros, where E lifts it.
+                        sunk = t > 1 and -np.inf < r * c < -20 and float(unknown) - r * c > 2
+                        assert q.off[i] == (np.isneginf(c) or sunk), where
                         if q.off[i]:
-                            wanted = zero + mp.mpf(float(np.asarray(LOG_REF, dtype)))
+                            log_q = mp.mpf(float(c)) + ratio if sunk else zero
+                            wanted = log_q + mp.mpf(float(np.asarray(LOG_REF, dtype)))
                             assert error(q.at_zeros[i], wanted) <= tolerance / abs(r), where
                         else:
                             scale = rounding(args[1], c, args[3], args[5])
