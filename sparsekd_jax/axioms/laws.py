@@ -97,6 +97,17 @@ def _strict_ranking(seen: Observation) -> Margins:
             _, log_q = sorted_by(seen.cases.p[doubtful], log_q)
             margin[doubtful], worst[doubtful] = judge(log_q, doubtful)
     larger, smaller = q[rows, worst], q[rows, worst + 1]
+    if not single:  # equal to rounding: tied, or squeezed together
+        with np.errstate(divide="ignore", invalid="ignore"):
+            level = np.abs(np.log(larger) - np.log(smaller)) <= BLUR * np.maximum(1, np.abs(np.log(larger)))
+        equal = np.flatnonzero(decided & (margin <= 0) & level & ~seen.broken)
+        most = seen.evaluator.segments // 8
+        decided[equal[most:]] = False
+        equal = equal[:most]
+        if len(equal):
+            order = np.argsort(-seen.cases.p[equal], axis=-1, kind="stable")
+            pair = (order[np.arange(len(equal)), worst[equal] + ahead] for ahead in (0, 1))
+            decided[equal] = ~seen.squeezed(equal, *pair)
     return Margins(worst_if_nan(np.where(decided, margin, np.inf), q), larger, smaller, decided | seen.broken)
 
 

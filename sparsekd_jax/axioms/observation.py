@@ -21,6 +21,12 @@ SINGLE_PRECISION_TOLERANCE = 2e-5
 _WAY = np.concatenate([8.0 ** -np.arange(35, 0, -1), 1 - 2.0 ** -np.arange(1, 49), [1.0]])
 """Places between 0 and 1, dense at both ends: an underflow at any T from 1e-4 up is met on its way back."""
 
+_ALMOST_ALL, _STEPS = 0.98, 24
+"""How far the way goes on which two classes grow, and in how many steps it is looked at."""
+
+_POWER = 1e8
+"""What a gap may grow by where its classes double: as p²⁶ does, and not as a tie that ends."""
+
 _CLOSER = 6
 """Halvings of the step in which a class comes back: at T = 0.05 it grows 2-fold there, and not 1e18-fold."""
 
@@ -122,6 +128,47 @@ class Observation:
             least = np.where(q > 0, np.minimum(least, q), least)
             below, above = np.where(q > 0, below, middle), np.where(q > 0, middle, above)
         return lost.any(-1) & (least > (1e-6 if self.evaluator.single_precision else 1e-12))
+
+    def squeezed(self, rows: np.ndarray, larger: np.ndarray, smaller: np.ndarray) -> np.ndarray:
+        """Whether two classes of some rows are equal in F_T(p) for want of digits, ``[R]``, and not tied.
+
+        As both grow in proportion, at the cost of the rest, a gap that floats do not resolve, such as that of
+        p⁴ at p = 1e-4, comes out of the rounding by a power of their size; a tie ends at once, or never.
+
+        Args:
+          rows: which cases, ``[R]``.
+          larger: the class of each that is larger in p, ``[R]``.
+          smaller: the one that is smaller.
+        """
+        p, t, k = self.cases.p[rows], self.cases.high[rows], self.cases.num_classes
+        each = np.arange(len(p))
+        pair = np.zeros(p.shape, bool)
+        pair[each, larger] = pair[each, smaller] = True
+        held = np.where(pair, p, 0).sum(-1)
+        most = np.log(np.maximum(_ALMOST_ALL / held, 1))  # log of what they may grow by
+
+        def gap(log_growth: np.ndarray) -> np.ndarray:
+            growth = np.exp(log_growth)[..., None]
+            kept = (1 - growth * held[:, None, None]) / np.maximum(1 - held, 1e-300)[:, None, None]
+            path = np.where(pair[:, None], growth, kept) * p[:, None]
+            q = self.evaluator.soften(path.reshape(-1, k), np.repeat(t, log_growth.shape[-1]))
+            q = q.reshape(path.shape)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ends = [
+                    np.log(np.take_along_axis(q, i[:, None, None], -1)[..., 0]) for i in (larger, smaller)
+                ]
+                return (ends[0] - ends[1]) / np.maximum(1, np.abs(ends[0]))
+
+        way = most[:, None] * np.linspace(0, 1, _STEPS)
+        resolved = gap(way) > BLUR
+        first = np.argmax(resolved, -1)
+        below, above = way[each, np.maximum(first - 1, 0)], way[each, first]
+        for _ in range(_CLOSER):
+            middle = (below + above) / 2
+            seen = gap(middle[:, None])[:, 0] > BLUR
+            below, above = np.where(seen, below, middle), np.where(seen, middle, above)
+        doubled = gap(np.minimum(above + np.log(2), most)[:, None])[:, 0]
+        return resolved.any(-1) & (doubled < _POWER * BLUR)
 
 
 def entropy(q: np.ndarray) -> np.ndarray:

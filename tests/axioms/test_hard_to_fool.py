@@ -248,3 +248,47 @@ def test_what_rounding_takes_from_the_last_class_is_not_cut_off(num_classes, dty
     hot = check(power, laws=STRICT, num_classes=(num_classes,), temperature_range=(1.0, 5.0))
     assert [hot[law].verdict for law in STRICT[:2]] == ["holds", "holds"]
     assert hot["support"].verdict != "fails"
+
+
+def flat_at_zero(p, temperature):
+    """Strict, by e^(−1/p), which 1 + x does not show below p = 0.03."""
+    w = 1 + jnp.exp(-1 / jnp.maximum(p * temperature, 1e-12))
+    return w / w.sum()
+
+
+@pytest.mark.parametrize("operator", [TsallisSoftening(5.0), TsallisSoftening(8.0), flat_at_zero])
+def test_a_gap_that_floats_do_not_resolve_is_no_tie(operator):
+    """A power p⁴ of 1e-4 is lost beside 1, and grows out of the rounding with p."""
+    result = check(operator, laws=("A1s",), temperature_range=(1.0, np.inf))["A1s"]
+    assert result.verdict == "holds"
+    assert result.cases > 5000
+    assert result.undecided > 0
+
+
+def levelled(low, high):
+    """Power, of p where it is within two levels."""
+
+    def soften(p, temperature):
+        w = jnp.clip(p, low, high) ** (1 / temperature)
+        return w / w.sum()
+
+    return soften
+
+
+def in_steps(p, temperature):
+    w = (jnp.round(1000 * p) + 0.5) ** (1 / temperature)
+    return w / w.sum()
+
+
+@pytest.mark.parametrize(
+    "operator", [levelled(1e-3, 1), levelled(0.3, 1), levelled(0, 0.3), levelled(0, 0.05), in_steps]
+)
+def test_ties_that_end_with_a_jump_or_a_kink_are_ties(operator):
+    result = check(operator, laws=("A1s",))["A1s"]
+    assert result.verdict == "fails"
+    p, q = (
+        result.witness.case.p[0],
+        operator(jnp.asarray(result.witness.case.p[0]), result.witness.case.high[0]),
+    )
+    gaps = [(p[i] - p[j], abs(q[i] - q[j])) for i in range(len(p)) for j in range(i)]
+    assert any(abs(wide) > 1e-5 and tied < 1e-6 for wide, tied in gaps)
