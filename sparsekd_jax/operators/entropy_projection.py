@@ -133,7 +133,8 @@ def _escort_order(centred: Array, temperature: Array) -> tuple[Array, Array]:
     # Zeros of p stay zero, so no escort has more entropy than its support allows: such a row is not searched.
     support = row_sum((~jnp.isneginf(row)).astype(row.dtype))
     hopeless = (support < row.shape[-1]) & (deficit <= jnp.log(row.shape[-1] / support))
-    identity = temperature == 1  # not searched either: where all but one class underflow, H(p) is 0
+    # Nor is the identity, where all but one class may underflow, and H(p) be 0.
+    identity = (temperature == 1) & (support == row.shape[-1])
 
     def value_and_slope(log_beta: Array) -> tuple[Array, Array]:
         now = escort(jnp.exp(log_beta))
