@@ -85,6 +85,9 @@ def test_a_claim_is_made_for_several_laws_at_once():
     assert base.claim("A1 A3", "interior", warm) == dict.fromkeys(("A1", "A3"), Claim("interior", warm))
     assert base.claim("A1") == {"A1": Claim("simplex", TemperatureRange(), "theorem")}
     assert Claims(warm, {}).domain == "simplex"
+    for frozen in (Claim(), Claims(warm, {}), warm):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            frozen.status = "sampled"
 
 
 # -- an operator of the user's own -------------------------------------------------------------------------
@@ -231,6 +234,28 @@ def test_a_temperature_out_of_range_is_told_the_range_and_no_limit(operator, t, 
     assert str(raised.value).endswith(ends)
 
 
+def test_the_first_temperature_out_of_range_is_named():
+    for t, words in (
+        (np.array([-3.0, -2.0]), r"temperature \(index \(0,\)\) is -3; "),
+        (np.array([1.0, 1e-40]), r"temperature \(index \(1,\)\) is 1e-40; .* Below 7\.9e-31 take"),
+        (
+            np.array([1e40, 1e-40]),
+            r"temperature \(index \(0,\)\) is 1e\+40; .* Above 1\.3e\+30 use the limit",
+        ),
+        (0.0, r"temperature is 0; .* Below 7\.9e-31 take operators\.get\('argmax'\), the limit T → 0\.$"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            PowerTransform()(P, t)
+
+
+def test_a_range_that_ends_is_told_no_limit():
+    class Cold(PowerTransform):
+        claims = Claims(TemperatureRange(0.0, 1.0), {})
+
+    with pytest.raises(ValueError, match=r"takes T in \(0, 1\], T = 1 changes nothing\.$"):
+        Cold()(P, 2.0)
+
+
 def test_a_range_without_one_does_not_speak_of_it():
     class Hot(PowerTransform):
         claims = Claims(TemperatureRange(2.0), {})
@@ -246,6 +271,8 @@ def test_a_root_not_found_raises_and_names_its_row():
     t = np.array([[2.0, 2.0], [2.0, 60.0]])
     with pytest.raises(ConvergenceError, match=r"bent: no root found in row \[1, 1\] at T = 60; "):
         Bent()(np.stack([P, P]), t)
+    with pytest.raises(ConvergenceError, match=r"in row \[0\] at T = 70; "):  # of two
+        Bent()(P, np.array([70.0, 80.0]))
     with pytest.raises(ConvergenceError, match=r"in row \[\] at T = 51"):
         Bent().log(np.log(P[0]), 51.0)
     assert np.isfinite(Bent()(P, 50.0)).all()

@@ -27,6 +27,14 @@ def temperature_of(row):
     return 0.5 if row.temperatures.low == 0 else 2.5
 
 
+def test_rows_of_the_table_are_labelled_by_their_operators():
+    assert [row.label.partition(",")[0] for row in ALL.values()] == [
+        row.operator.name for row in ALL.values()
+    ]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ALL["power"].label = "another"
+
+
 @pytest.mark.parametrize("label", ALL)
 def test_contract(label, x64):
     row = ALL[label]
