@@ -131,6 +131,7 @@ class Trainer:
         self._pending: list[tuple[Row, dict[str, Array], Array | None, tuple[Tally, Tally | None]]] = []
         self._good: tuple[PyTree, Any] = self.path[0], jnp.asarray(True)
         self._store: CheckpointStore | None = None
+        self._taught: Array | None = None
         self._every, self._saved_at = math.inf, time.monotonic()
 
     def pure_params(self) -> PyTree:
@@ -282,9 +283,18 @@ class Trainer:
     # -- checkpoints ---------------------------------------------------------------------------------
 
     def keep_in(
-        self, folder: Any, every: float, keep: int, resume: bool | int, identity: dict[str, Any]
+        self,
+        folder: Any,
+        every: float,
+        keep: int,
+        resume: bool | int,
+        identity: dict[str, Any],
+        taught: Array | None = None,
     ) -> None:
-        """Save to a directory from now on; first go on from what it holds, where that is asked for."""
+        """Save to a directory from now on; first go on from what it holds, where that is asked for.
+
+        ``taught`` are logits of the teacher, which are those of the run but for what another device rounds.
+        """
         params, rest, state = self.carry
         full = {
             "version": metadata.version("sparsekd_jax"),
@@ -300,20 +310,21 @@ class Trainer:
         }
         self._store = CheckpointStore(folder, full, keep=keep)
         self._every = every
+        self._taught = taught
         given = {**named_leaves(self.path[0]), **named_leaves(rest)}
-        saved = self._store.resume(resume, lambda saved: _another_start(given, saved.arrays))
+        saved = self._store.resume(resume, lambda saved: _another_start(given, taught, saved.arrays))
         if saved is None:
             return
         position = saved.position
         self.step, self.sparsity = position["step"], position["sparsity"]
         self.stage_start, self.history = position["stage_start"], position["history"]
         stages = [(self.path[0], self.rests[0], self.masks[0])] * (1 + position["stages_done"])
-        template = (stages, self.carry, self._tally_template())
+        template = (stages, self.carry, self._tally_template(), taught)
         leaves, structure = jax.tree.flatten(template)
         restored = [
             _as_key(self.place.like(a, like), like) for a, like in zip(saved.arrays, leaves, strict=True)
         ]
-        stages, self.carry, self.final = jax.tree.unflatten(structure, restored)
+        stages, self.carry, self.final, _ = jax.tree.unflatten(structure, restored)
         self.path, self.rests, self.masks = (list(each) for each in zip(*stages, strict=True))
         self._good = self.pure_params(), jnp.asarray(True)
         log.info("resumed at step %d of %d from %s", self.step, self.total_steps, folder)
@@ -328,7 +339,7 @@ class Trainer:
         log.info("saving step %d of %d", self.step, self.total_steps)
         self._flush()
         stages = list(zip(self.path, self.rests, self.masks, strict=True))
-        arrays = jax.tree.leaves((stages, self.carry, self.final))
+        arrays = jax.tree.leaves((stages, self.carry, self.final, self._taught))
         position = {
             "step": self.step,
             "sparsity": self.sparsity,
@@ -345,26 +356,34 @@ class Trainer:
         return jax.eval_shape(judge, params, rest, *self.test)[0]
 
 
-def _another_start(given: dict[str, Any], saved: Sequence[Array]) -> str | None:
-    """Which parameter or other variable of a student is not the one that a run began with, if any is.
+def _another_start(given: dict[str, Any], taught: Array | None, saved: Sequence[Array]) -> str | None:
+    """Which variable of the student, or the teacher, is not the one that a run began with, if any is.
 
-    Numbers are compared to a thousandth of the largest, as another device initialises to other last bits.
+    Another device initialises to other last bits, and multiplies matrices in fewer.
     """
     for (name, leaf), began in zip(given.items(), saved, strict=False):  # the start comes first
-        here, there = on_host(leaf), on_host(began)
-        if jnp.issubdtype(here.dtype, jnp.floating):
-            eps = float(jnp.finfo(here.dtype).eps)
-            here, there = here.astype(np.float64), there.astype(np.float64)
-            largest = np.abs(there[np.isfinite(there)]).max(initial=0)  # a mask of attention holds −inf
-            same = np.allclose(here, there, rtol=0, atol=max(1e-3, 2 * eps) * largest, equal_nan=True)
-        else:
-            same = np.array_equal(here, there)
-        if not same:
+        if not _is_near(leaf, began, 1e-3):
             return (
                 f"it began with another student, whose {name} had other numbers (give it as it was before "
                 "the run: a call in training mode moves statistics and random streams)"
             )
+    if taught is not None and not _is_near(taught, saved[-1], 1e-2):  # the logits come last
+        return (
+            "it had a teacher of the same parameters that gave other logits (give the model and the inputs "
+            "as they were)"
+        )
     return None
+
+
+def _is_near(here: Any, there: Any, share: float) -> bool:
+    """Whether numbers are the same to a share of the largest; what are no floats, exactly."""
+    here, there = on_host(here), on_host(there)
+    if here.shape != there.shape or not jnp.issubdtype(here.dtype, jnp.floating):
+        return np.array_equal(here, there)
+    eps = float(jnp.finfo(here.dtype).eps)
+    here, there = here.astype(np.float64), there.astype(np.float64)
+    largest = np.abs(there[np.isfinite(there)]).max(initial=0)  # a mask of attention holds −inf
+    return np.allclose(here, there, rtol=0, atol=max(share, 2 * eps) * largest, equal_nan=True)
 
 
 def _as_data(leaf: Any) -> Array:

@@ -20,7 +20,7 @@ from jaxtyping import Array
 from sparsekd_jax import _durable
 from sparsekd_jax._refusals import whole
 
-FORMAT = 4
+FORMAT = 5
 _PREFIX = "step-"
 _WRITING = ".writing"
 _OFFER = "; go on with the settings that made it, or take another checkpoint_dir"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -207,11 +207,13 @@ def run(
         identity = {
             "plan": plan.describe(),
             "operator": _numbers_of(plan.operator),
-            "teacher": fingerprint(*map(on_host, _arrays_of(taught_by))),
+            "teacher": fingerprint(*map(on_host, _arrays_of(teacher, taught_by))),
             "cache_teacher": cached,
             **_observed.identity(taught_by, tail),
         }
-        trainer.keep_in(checkpoint_dir, checkpoint_every, keep, resume, identity)
+        logits = isinstance(taught_by, jax.Array) and isinstance(teacher, nnx.Module)
+        taught = cast(jax.Array, taught_by)[:TAUGHT] if logits else None
+        trainer.keep_in(checkpoint_dir, checkpoint_every, keep, resume, identity, taught)
     trainer.begin()
     for number, stage in enumerate(plan.stages, start=1):
         if trainer.stages_done >= number:
@@ -339,6 +341,9 @@ def _result(trainer: Trainer) -> Result:
 
 # -- teachers -----------------------------------------------------------------------------------------------
 
+TAUGHT = 64
+"""Rows of a cached teacher's logits that a checkpoint holds, to see a module that computes something else."""
+
 Taught = Array | tuple[Any, PyTree, PyTree] | TopK | Samples
 """Training logits, or a model for evaluation (its graph, its parameters, and what is beside them), or what
 was seen of a teacher in part."""
@@ -436,7 +441,10 @@ def _on_mesh(teacher: nnx.Module, trainer: Trainer) -> tuple[Any, PyTree, PyTree
     return graphdef, params, rest
 
 
-def _arrays_of(taught_by: Taught) -> list[Any]:
+def _arrays_of(teacher: Any, taught_by: Taught) -> list[Any]:
+    """What tells a teacher from others: of a module what it holds, as its logits hang on the device."""
+    if isinstance(teacher, nnx.Module):
+        return [jnp.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(teacher, nnx.Not(nnx.RngState)))]
     return jax.tree.leaves(taught_by[1:] if isinstance(taught_by, tuple) else taught_by)
 
 

@@ -37,8 +37,9 @@ class TsallisSoftening(SofteningOperator):
 
     d is found by bracketed Newton on a logarithmic unknown, derivatives by the implicit function theorem; at
     α = 3/2 it has a closed form for T ≥ 1, and for T < 1 Newton's method descends to it monotonically.
-    Tolerance and errors: see `SofteningOperator`; a root that is not found raises `ConvergenceError`. In
-    float32 with α ≥ 4 and T < 1, Σq − 1 may reach eps^(1/(α − 1)), from classes next to the threshold.
+    Tolerance and errors: see `SofteningOperator`; a root that is not found raises `ConvergenceError`. With
+    T < 1 and α ≥ 4 in float32, α ≥ 8 in float64, Σq − 1 may reach eps^(1/(α − 1)), from classes next to the
+    threshold, and the checker finds the laws broken by as much.
     Passes over the row: at α = 3/2, T ≥ 1 the maximum, two sums and the result; else one a step of the search
     beside these (a CPU makes them block by block), about eight at α = 3/2.
 

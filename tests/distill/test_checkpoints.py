@@ -230,6 +230,46 @@ def test_a_start_of_other_last_bits_goes_on_from_the_one_that_was_saved(student,
     assert_same(run(near, folder, resume=True), whole)
 
 
+class Scaled(nnx.Module):
+    """A teacher of the same parameters that says something else, or the same in other last bits."""
+
+    def __init__(self, scale):
+        self.inner, self.scale = mlp(7), scale
+        self.dropout = nnx.Dropout(0.1, rngs=nnx.Rngs(3))
+
+    def __call__(self, x):
+        return self.scale * self.dropout(self.inner(x))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_module_teacher_is_told_by_its_parameters(student, tmp_path, cached):
+    """Its logits hang on the device: of another, they are near, and the run goes on."""
+
+    def taught(teacher, **more):
+        options = {"seed": 0, "checkpoint_dir": tmp_path, "cache_teacher": cached, **SETTINGS, **more}
+        return distill.run(student, teacher, BLOBS, PLAN, **options)
+
+    whole = taught(Scaled(1.0))
+    cut(tmp_path, 10)
+    drawn = Scaled(1.0)
+    drawn(BLOBS.train_inputs[:2])  # moves its random stream, which evaluation does not touch
+    assert_same(taught(drawn, resume=True), whole)
+    cut(tmp_path, 10)
+    near = taught(Scaled(1.0 + 1e-6), resume=True)
+    for one, other in zip(*(jax.tree.leaves(result.path) for result in (near, whole)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=5e-3)  # AdamW divides by small gradients
+    another = Scaled(1.0)
+    another.inner = mlp(8)
+    with pytest.raises(distill.CheckpointError, match="refused: teacher is "):
+        taught(another, resume=True)
+    if cached:
+        cut(tmp_path, 10)
+        with pytest.raises(
+            distill.CheckpointError, match="a teacher of the same parameters that gave other log"
+        ):
+            taught(Scaled(1.1), resume=True)
+
+
 class Holding(nnx.Module):
     """A model with a variable that is not trained: a count in Python, a mask of attention, a blank."""
 
@@ -315,7 +355,7 @@ def test_an_unreadable_manifest_is_refused(student, folder):
         run(student, folder, resume=True)
     manifest = folder / "step-00000018" / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
-    with pytest.raises(distill.CheckpointError, match="its format is 99, this library reads 4; resume=14"):
+    with pytest.raises(distill.CheckpointError, match="its format is 99, this library reads 5; resume=14"):
         checkpoints.CheckpointStore(folder, identity(folder)).load(18)
 
 
