@@ -113,7 +113,8 @@ def _jump(seen: Observation, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -
     """Between the ends ``(p, T, F_T(p))`` of each segment, on a scale of log p and log T.
 
     After each halving those are kept of which the larger half has most of the change: a smooth change loses
-    half of it, one with a jump ever less, however small the jump is beside what the operator does elsewhere.
+    half of it, one with a jump ever less, however steep the operator is elsewhere. One of 1e-5 may be lost in
+    the slope of its own segment.
     """
     n, most = len(seen.cases), seen.evaluator.segments // 2
     broken = ~np.isfinite(np.concatenate([a[2], b[2]], -1)).all(-1)
