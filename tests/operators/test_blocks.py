@@ -51,5 +51,27 @@ def test_blocks_do_not_show(name, rows, monkeypatch):
 def test_rows_keep_their_places_and_none_is_left_out(rows, monkeypatch):
     monkeypatch.setattr(_blocks, "BLOCK", 5 * CLASSES)
     log_p, t = rows
-    blocked, _ = _blocks._block_by_block(lambda x, t: (x * t, None), log_p, t[:, None])
+    sizes = []
+
+    def kernel(x, t):
+        sizes.append(x.shape)
+        return x * t, (t > 0)
+
+    blocked, positive = _blocks._block_by_block(kernel, log_p, t[:, None])
     np.testing.assert_array_equal(blocked, log_p * t[:, None])
+    assert (positive.shape, bool(positive.all())) == ((ROWS, 1), True)
+    assert sizes == [(4, CLASSES), (3, CLASSES)]  # traced once, and called for what is left
+    deep = log_p[:22].reshape(2, 11, CLASSES), t[:22].reshape(2, 11, 1)
+    blocked, _ = _blocks._block_by_block(kernel, *deep)
+    np.testing.assert_array_equal(blocked, deep[0] * deep[1])
+    assert sizes[2:] == [(4, CLASSES), (2, CLASSES)]
+
+
+def test_small_batches_go_at_once(rows, monkeypatch):
+    taken = []
+    monkeypatch.setattr(_blocks, "_block_by_block", lambda kernel, *x: taken.append(1) or kernel(*x))
+    log_p, t = rows
+    for block, taken_by in ((log_p.size // 2 + 1, 0), (log_p.size // 2, 1)):
+        monkeypatch.setattr(_blocks, "BLOCK", block)
+        _blocks.in_blocks(lambda x, t: (x * t, None), log_p, t[:, None])
+        assert len(taken) == taken_by
