@@ -67,6 +67,16 @@ def test_rows_keep_their_places_and_none_is_left_out(rows, monkeypatch):
     assert sizes[2:] == [(4, CLASSES), (2, CLASSES)]
 
 
+@pytest.mark.parametrize(("block", "sizes"), [(3, [1]), (4 * CLASSES, [4])])
+def test_a_row_wider_than_a_block_is_one_and_blocks_may_leave_nothing_over(block, sizes, rows, monkeypatch):
+    monkeypatch.setattr(_blocks, "BLOCK", block)
+    seen = []
+    log_p, t = rows[0][:20], rows[1][:20, None]
+    blocked, _ = _blocks._block_by_block(lambda x, t: seen.append(len(x)) or (x * t, None), log_p, t)
+    np.testing.assert_array_equal(blocked, log_p * t)
+    assert seen == sizes
+
+
 def test_small_batches_go_at_once(rows, monkeypatch):
     taken = []
     monkeypatch.setattr(_blocks, "_block_by_block", lambda kernel, *x: taken.append(1) or kernel(*x))
