@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -211,8 +211,9 @@ def run(
             "cache_teacher": cached,
             **_observed.identity(taught_by, tail),
         }
-        logits = isinstance(taught_by, jax.Array) and isinstance(teacher, nnx.Module)
-        taught = cast(jax.Array, taught_by)[:TAUGHT] if logits else None
+        taught = None
+        if isinstance(teacher, nnx.Module) and isinstance(taught_by, jax.Array):
+            taught = taught_by[:TAUGHT]
         trainer.keep_in(checkpoint_dir, checkpoint_every, keep, resume, identity, taught)
     trainer.begin()
     for number, stage in enumerate(plan.stages, start=1):
