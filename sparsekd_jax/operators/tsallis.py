@@ -306,9 +306,10 @@ def _shifted_powers_at(
     # A class far below takes its q from E as a zero does: the digits of its own log p end at eps·|log p|.
     zero = jnp.isneginf(centred)
     rc = r * jnp.where(zero, 0, centred)
-    sunk = warm & (rc < -20) & (log_size - rc > 2)
-    own = jnp.where(sunk, jnp.exp(jnp.where(sunk, rc - log_size - jnp.log1p(delta), 0)), 0)  # e^{rc}/E
-    off = zero | sunk
+    depth = 1 - math.log(
+        jnp.finfo(rc.dtype).eps
+    )  # e^{rc} is lost beside E, and beside the 1 of the reference
+    off = zero | (warm & (rc < jnp.minimum(log_size, 0) - depth))
     rc = jnp.where(off, 0, rc)
     shift = jnp.where(warm, jnp.exp(log_size), -jax.nn.sigmoid(unknown))  # E
     log_rest = jax.nn.log_sigmoid(-jnp.where(warm, 0, unknown))  # log(1 + E) for T < 1
@@ -336,11 +337,11 @@ def _shifted_powers_at(
     grown = jnp.where(swamped, log_size - rc, grown)
     log_t = jnp.log(temperature)
     log_ratio = jnp.where(alive, (grown - log_t) / r, -jnp.inf)
-    at_zeros = jnp.where(warm & (r > 0), log_ref + (log_size + jnp.log1p(own) - log_t) / r, -jnp.inf)
+    at_zeros = jnp.where(warm & (r > 0), log_ref + (log_size - log_t) / r, -jnp.inf)
     # T q^r = p_ref^r (e^{rc} + E), where dE is E_0 dδ above T = 1 and (1 + E_0) dδ below, E_0 the E at δ = 0:
     # the rate at every δ, since second derivatives differentiate it.
     lever = jnp.where(warm, unrefined, log_rest) - rc - jnp.where(alive, grown, 0)
-    rate = jnp.where(off, 1 / ((1 + delta) * (1 + own)), jnp.exp(jnp.where(alive, lever, 0))) / r
+    rate = jnp.where(off, 1 / (1 + delta), jnp.exp(jnp.where(alive, lever, 0))) / r
     return _Softened(log_ratio, jnp.broadcast_to(at_zeros, centred.shape), off, rate)
 
 
