@@ -14,16 +14,16 @@ import numpy as np
 from sparsekd_jax._refusals import is_traced
 
 
-class Domain(NamedTuple):
+class ParameterDomain(NamedTuple):
     """The values of a hyper-parameter, and the words for them."""
 
     holds: Callable[[Any], bool]
     words: str
 
 
-POSITIVE = Domain(lambda v: 0 < v < math.inf, "is a finite number > 0")
-FRACTION = Domain(lambda v: 0 <= v < 1, "is a number from 0 up to 1, 1 excluded")
-COUNT = Domain(lambda v: type(v) is int and v >= 1, "is a whole number ≥ 1")
+POSITIVE = ParameterDomain(lambda v: 0 < v < math.inf, "is a finite number > 0")
+FRACTION = ParameterDomain(lambda v: 0 <= v < 1, "is a number from 0 up to 1, 1 excluded")
+COUNT = ParameterDomain(lambda v: type(v) is int and v >= 1, "is a whole number ≥ 1")
 
 
 def numeric_fields(family: Any) -> dict[str, dataclasses.Field]:
