@@ -139,7 +139,8 @@ def check(
     evaluator = Evaluator(operator)
     probe = case_makers.sweep(ks[0], asked, 8, seed)
     evaluator.prepare(ks, float(probe.high[0]))
-    evaluator.see_precision(probe.p, probe.high)
+    # A hot temperature evens out what float32 just tells apart.
+    evaluator.see_precision(probe.p, np.full(len(probe), 2.0) if 2.0 in asked else probe.high)
     budget = budget or Budget()
     _require_one_answer(evaluator, probe)
     if not evaluator.traceable:  # row by row: a tenth as fast, so fewer cases, still dense in T

@@ -162,14 +162,21 @@ class Evaluator:
             return np.array_equal(self.operator(p, t), self.operator(p, t), equal_nan=True)
 
     def see_precision(self, p: np.ndarray, temperature: np.ndarray) -> None:
-        """Note an operator that casts to float32 and back: all that it answers are numbers of float32.
+        """Note an operator that casts to float32: its answers, or all that it tells apart, are such numbers.
 
-        On the grid of 2⁻²⁴ are 0, 1/2 and what is quantised on purpose, which prove nothing.
+        On the grid of 2⁻²⁴ are 0, 1/2 and what is quantised on purpose, and steps tell no neighbours apart
+        at all; these prove nothing.
         """
         q = self.soften(p, temperature)
-        q = q[np.isfinite(q)]
-        on_grid = q * 2.0**24 % 1 == 0
-        self.single_precision |= bool((q.astype(np.float32) == q).all() and not on_grid.all())
+        answers = q[np.isfinite(q)]
+        on_grid = answers * 2.0**24 % 1 == 0
+        self.single_precision |= bool((answers.astype(np.float32) == answers).all() and not on_grid.all())
+        rounded = p.astype(np.float32).astype(np.float64)
+        fraction, exponent = np.frexp(p)
+        coarser = np.ldexp(np.round(fraction * 2.0**20) / 2.0**20, exponent)
+        alike = (rounded != p).any() and np.array_equal(self.soften(rounded, temperature), q, equal_nan=True)
+        told_apart = ((self.soften(coarser, temperature) != q) & np.isfinite(q)).any(-1)
+        self.single_precision |= bool(alike and told_apart.mean() > 0.5)
 
     def two_answers(self) -> ValueError:
         """What to say of a function that draws random numbers or remembers."""

@@ -23,7 +23,9 @@ class ParameterDomain(NamedTuple):
 
 POSITIVE = ParameterDomain(lambda v: 0 < v < math.inf, "is a finite number > 0")
 FRACTION = ParameterDomain(lambda v: 0 <= v < 1, "is a number from 0 up to 1, 1 excluded")
-COUNT = ParameterDomain(lambda v: type(v) is int and v >= 1, "is a whole number ≥ 1")
+COUNT = ParameterDomain(
+    lambda v: isinstance(v, int | np.integer) and type(v) is not bool and int(v) >= 1, "is a whole number ≥ 1"
+)
 
 
 def numeric_fields(family: Any) -> dict[str, dataclasses.Field]:
@@ -36,10 +38,11 @@ def require_parameters(operator: Any) -> None:
     """Refuse an operator of which a number is outside its domain; what is traced cannot be looked at."""
     for name, field in numeric_fields(operator).items():
         value, (holds, words) = getattr(operator, name), field.metadata["domain"]
-        if is_traced(value):
+        static = field.metadata.get("static")  # part of the program: one number, no array and nothing traced
+        if is_traced(value) and not static:
             continue
         try:
-            good = all(holds(v.item()) for v in np.asarray(value).ravel())
+            good = all(map(holds, [value] if static else (v.item() for v in np.asarray(value).ravel())))
         except (AttributeError, TypeError, ValueError):  # text or None, among others: no number
             good = False
         if not good:

@@ -318,7 +318,11 @@ def _is_number(value: Any) -> bool:
 def _is_same(one: Any, other: Any) -> bool:
     if one is other or is_traced(one, other):
         return one is other
-    return getattr(one, "dtype", None) == getattr(other, "dtype", None) and np.array_equal(one, other)
+    if getattr(one, "dtype", None) != getattr(other, "dtype", None):
+        return False
+    # A copy of what holds NaN is equal to it; a shape alone, as of jax.eval_shape, is no array.
+    arrays = all(hasattr(x, "__array__") for x in (one, other))
+    return np.array_equal(one, other, equal_nan=arrays and jnp.issubdtype(one.dtype, jnp.inexact))
 
 
 def _is_default(value: Any, default: Any) -> bool:

@@ -219,6 +219,7 @@ class _Softened(NamedTuple):
     """q at a trial root, in the logs that stay accurate, and how fast it moves with the unknown."""
 
     log_ratio: Array  # log(q/p)
+    log_q: Array  # of its own: log p + log(q/p) has no digits left where logits are thousands apart
     at_zeros: Array  # log q where p is 0, or so small that q does not depend on it
     off: Array  # where that is
     rate: Array  # ∂ log q/∂ unknown, where q > 0
@@ -231,7 +232,7 @@ def _excess_mass(q: _Softened, centred: Array, log_ref: Array, counts: Array | N
     alive = q.log_ratio > -jnp.inf
     close = alive & (q.log_ratio < 1)
     p = jnp.exp(log_p)
-    grown = jnp.where(alive & ~close, jnp.exp(jnp.where(alive & ~close, log_p + q.log_ratio, 0)), 0) - p
+    grown = jnp.where(alive & ~close, jnp.exp(jnp.where(alive & ~close, q.log_q, 0)), 0) - p
     kept = jnp.where(close, p * jnp.expm1(jnp.where(close, q.log_ratio, 0)), grown)
     filled = jnp.where(off & (q.at_zeros > -jnp.inf), jnp.exp(jnp.minimum(q.at_zeros, 1)), 0)
     slope = jnp.where(off, filled, jnp.where(alive, p + kept, 0)) * q.rate
@@ -239,8 +240,8 @@ def _excess_mass(q: _Softened, centred: Array, log_ref: Array, counts: Array | N
     return _total(jnp.where(off, gained, kept), counts), _total(slope, counts)
 
 
-def _log_q(q: _Softened, centred: Array, log_ref: Array) -> Array:
-    return jnp.where(q.off, q.at_zeros, jnp.where(q.off, 0, centred) + log_ref + q.log_ratio)
+def _log_q(q: _Softened) -> Array:
+    return jnp.where(q.off, q.at_zeros, q.log_q)
 
 
 # -- |α − 1| not small -----------------------------------------------------------------------------------
@@ -270,7 +271,7 @@ def _shifted_powers(
     unit = jnp.where(steep, eps**2, 1)
     delta, refined = increasing_root(_refined_residual, -reach, reach, args, unit)
     q = _shifted_powers_at(up * delta, coarse, centred, temperature, log_ref, r)
-    return _log_q(q, centred, log_ref), found & refined
+    return _log_q(q), found & refined
 
 
 def _bracket(temperature: Array, log_ref: Array, r: Array, num_classes: Array) -> tuple[Array, Array]:
@@ -337,12 +338,13 @@ def _shifted_powers_at(
     grown = jnp.where(swamped, log_size - rc, grown)
     log_t = jnp.log(temperature)
     log_ratio = jnp.where(alive, (grown - log_t) / r, -jnp.inf)
+    log_q = jnp.where(zero, 0, centred) + log_ref + log_ratio
     at_zeros = jnp.where(warm & (r > 0), log_ref + (log_size - log_t) / r, -jnp.inf)
     # T q^r = p_ref^r (e^{rc} + E), where dE is E_0 dδ above T = 1 and (1 + E_0) dδ below, E_0 the E at δ = 0:
     # the rate at every δ, since second derivatives differentiate it.
     lever = jnp.where(warm, unrefined, log_rest) - rc - jnp.where(alive, grown, 0)
     rate = jnp.where(off, 1 / (1 + delta), jnp.exp(jnp.where(alive, lever, 0))) / r
-    return _Softened(log_ratio, jnp.broadcast_to(at_zeros, centred.shape), off, rate)
+    return _Softened(log_ratio, log_q, jnp.broadcast_to(at_zeros, centred.shape), off, rate)
 
 
 def _coarse_residual(x: Array, sign: Array, *row: Any) -> tuple[Array, Array]:
@@ -376,7 +378,7 @@ def _expm1_form(
     low, high = jnp.where(warm, -log_k - log_ref, 0), jnp.where(warm, 0, -log_ref)
     args = (centred, temperature, log_ref, counts, r)
     v, converged = increasing_root(_expm1_residual, *jax.lax.stop_gradient((low, high)), args)
-    return _log_q(_expm1_form_at(v, centred, temperature, log_ref, r), centred, log_ref), converged
+    return _log_q(_expm1_form_at(v, centred, temperature, log_ref, r)), converged
 
 
 def _expm1_form_at(v: Array, centred: Array, temperature: Array, log_ref: Array, r: Array) -> _Softened:
@@ -404,6 +406,7 @@ def _expm1_form_at(v: Array, centred: Array, temperature: Array, log_ref: Array,
     g = jnp.where(alive, m * log1p_ratio(r * m), -jnp.inf)
     g, c = jnp.where(far, at_far, g), jnp.where(far, far_c, c)
     log_ratio = v + jnp.where(direct, -c, 0) + g
+    log_q = log_ref + v + jnp.where(direct, 0, c) + g
     # A zero of p: e^{rc} = 0 for r > 0, so q^r = ω q_ref^r where ω > 0, and 0 otherwise.
     lifted = (r > 0) & (omega > 0)
     lift = omega + jnp.where(sunk, (1 - omega) * decay, 0)
@@ -415,7 +418,7 @@ def _expm1_form_at(v: Array, centred: Array, temperature: Array, log_ref: Array,
     # d log q/dv = (q_ref/q)^r.
     shrunk = jnp.exp(jnp.where(alive, -r * (jnp.where(direct, 0, c) + jnp.where(alive, g, 0)), 0))
     rate = jnp.where(off | sunk, 1 / jnp.where(lifted, lift, 1), shrunk)
-    return _Softened(log_ratio, jnp.broadcast_to(at_zeros, centred.shape), off | sunk, rate)
+    return _Softened(log_ratio, log_q, jnp.broadcast_to(at_zeros, centred.shape), off | sunk, rate)
 
 
 def _expm1_residual(

@@ -212,14 +212,16 @@ def crossover(
         and a line at zero.
 
     Raises:
-        TypeError: differences without labels.
-        ValueError: nothing to draw, x that falls, or shapes that do not fit.
+        TypeError: differences without labels, or x that is no numbers.
+        ValueError: nothing to draw, x that falls or is not finite, or shapes that do not fit.
     """
     require_labels(differences, "differences")
     if not differences or not len(x):
         raise ValueError(f"{'x' if differences else 'differences'} is empty: nothing to draw")
-    if (np.diff(x) < 0).any():
-        raise ValueError(f"x is {list(x)}; lines join its values in order: give them ascending")
+    if np.ndim(x) != 1 or np.asarray(x).dtype.kind in "OUSc":
+        raise TypeError(f"x is {x!r}; it is a list of numbers: give those that were varied, ascending")
+    if not np.isfinite(x).all() or (np.diff(x) < 0).any():
+        raise ValueError(f"x is {list(x)}; lines join its values in order: give them finite and ascending")
     ax = axes_or_new(ax, 6.6, 4.0)
     ax.axhline(0, color=INK, lw=1)
     for i, (label, values) in enumerate(differences.items()):

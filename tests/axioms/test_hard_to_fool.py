@@ -245,8 +245,9 @@ def test_what_rounding_takes_from_the_last_class_is_not_cut_off(num_classes, dty
     assert cold["A3s"].verdict == "holds"
     assert cold["support"].verdict != "fails"
     assert cold["support"].undecided > 0
-    hot = check(power, laws=STRICT, num_classes=(num_classes,), temperature_range=(1.0, 5.0))
-    assert [hot[law].verdict for law in STRICT[:2]] == ["holds", "holds"]
+    laws = ("A1", *STRICT)
+    hot = check(power, laws=laws, num_classes=(num_classes,), temperature_range=(1.0, 5.0))
+    assert [hot[law].verdict for law in laws[:3]] == ["holds", "holds", "holds"]
     assert hot["support"].verdict != "fails"
 
 
@@ -292,3 +293,21 @@ def test_ties_that_end_with_a_jump_or_a_kink_are_ties(operator):
     )
     gaps = [(p[i] - p[j], abs(q[i] - q[j])) for i in range(len(p)) for j in range(i)]
     assert any(abs(wide) > 1e-5 and tied < 1e-6 for wide, tied in gaps)
+
+
+@pytest.mark.parametrize("cast", [lambda q: q, lambda q: q.astype(np.float32)], ids=["float64", "float32"])
+def test_classes_next_to_each_other_that_change_places_break_both_laws_of_ranking(cast):
+    """Within 1e-3 of one another in p, where the strict law asks for no gap, but for no reversal either."""
+
+    def turning(p, temperature):
+        q = cast(power(p, temperature))
+        first, second = jnp.argsort(-q, stable=True)[:2]
+        amount = jnp.where((p[first] - p[second] < 1e-3) & (temperature > 2), 1e-4, 0).astype(q.dtype)
+        return q.at[first].add(-amount).at[second].add(amount)
+
+    report = check(turning, laws=("A1", "A1s"), num_classes=(2, 5), budget=Budget(search=0))
+    assert report["A1"].verdict == report["A1s"].verdict == "fails"
+    witness = report["A1s"].witness
+    q = np.asarray(turning(jnp.asarray(witness.p), witness.high))
+    assert (np.diff(q[np.argsort(witness.p)]) < -1e-5).any()
+    assert witness.replay(turning) < -2e-5

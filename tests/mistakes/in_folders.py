@@ -142,6 +142,20 @@ FOLDERS = [
         "remove the line",
     ),
     (
+        "a request that vLLM refused",
+        lambda folder: read(folder, '{"object": "error", "message": "no such model", "code": 404}'),
+        readers.LogError,
+        "line 1.*the request failed: 'no such model'",
+        "remove the line",
+    ),
+    (
+        "the event of an error in a stream of Responses",
+        lambda folder: read(folder, '{"type": "error", "code": "server_error", "message": "overloaded"}'),
+        readers.LogError,
+        "line 1.*the request failed: 'overloaded'",
+        "remove the line",
+    ),
+    (
         "a compressed log",
         read_compressed,
         readers.LogError,

@@ -185,6 +185,22 @@ def test_a_class_far_below_has_the_q_of_a_zero_in_float32(name, gap):
         assert abs(np.exp(q).sum() - 1) <= 1e-5
 
 
+@pytest.mark.parametrize("alpha", [0.99, 1.0, 1.001, 1.01])
+@pytest.mark.parametrize("gap", [500.0, 1e4, 1e5])
+def test_logits_far_apart_next_to_alpha_one_and_hot(gap, alpha):
+    """There q is large where log p is −1e5: log p + log(q/p) would have digits to eps·1e5 only."""
+    z = np.repeat(np.array([0, -gap / 2, -gap], np.float32), [3, 3, 6])
+    for dtype, tolerance, whole in (("float32", 2e-6, 1e-5), ("float64", 1e-12, 1e-12)):
+        with jax.enable_x64(dtype == "float64"):
+            for t in (100.0, 1e4, 1e6):
+                a = np.asarray(alpha, dtype)
+                q = np.asarray(TsallisSoftening(a).from_logits(z.astype(dtype), t)).astype(np.float64)
+                p = reference.exact(z, log=True)
+                wanted = reference.tsallis(float(a))(p, mp.mpf(t), q)
+                assert np.abs(q - np.array([float(x) for x in wanted])).max() <= tolerance, (dtype, t)
+                assert abs(q.sum() - 1) <= whole, (dtype, t)
+
+
 @pytest.mark.parametrize("scale", [300.0, 3e4])
 @pytest.mark.parametrize("alpha", [1.2, 1.5, 2.5, 3.0])
 def test_rows_of_logits_far_apart_sum_to_one_in_float32(alpha, scale):

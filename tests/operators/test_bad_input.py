@@ -184,6 +184,17 @@ def test_hyper_parameters_are_checked_where_an_operator_is_made():
         operators.lawless.TopKRenormalized(2.0)
 
 
+def test_a_number_that_is_part_of_the_program_is_one_number():
+    """As an array it raised jax's error of unhashable metadata, and that at the second use only."""
+    top_k = operators.lawless.TopKRenormalized
+    for k in (np.array([1, 2]), [1, 2], (2,), jnp.array(2), np.array(2), True):
+        with pytest.raises(ValueError, match=r"k of operator 'top-k' is .*; it is a whole number"):
+            top_k(k)
+    with pytest.raises(ValueError, match=r"k of operator 'top-k' is .*Tracer.*; it is a whole number"):
+        jax.vmap(lambda k: top_k(k)(GOOD, 2.0))(jnp.array([1, 2]))
+    assert top_k(np.int64(2)) == top_k(2)
+
+
 @pytest.mark.parametrize("text", ["tsallis(2)", "label-smoothing(0.5)", "clamped-power(3)"])
 def test_numbers_that_an_optimizer_moved_out_are_refused_at_the_next_use(text):
     stepped = jax.tree.map(lambda number: number - 4.0, operators.parse(text))

@@ -78,6 +78,19 @@ def test_operators_are_equal_by_their_hyper_parameters():
     assert TsallisSoftening(jnp.float32(2)) != TsallisSoftening(np.float64(2))  # another program
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, np.float16])
+def test_a_copy_of_an_operator_that_diverged_is_equal_to_it(dtype):
+    """NaN is none of its numbers, but what an optimizer may leave in it; copies then hash alike too."""
+    diverged, copy, other = (
+        jax.tree.map(lambda _, v=value: jnp.array([v, 2.0], dtype), TsallisSoftening(2.0))
+        for value in (np.nan, np.nan, 1.0)
+    )
+    assert (diverged, hash(diverged)) == (copy, hash(copy))
+    assert diverged != other
+    shapes = jax.eval_shape(lambda op: op, diverged)
+    assert (shapes == diverged, shapes == jax.eval_shape(lambda op: op, copy)) == (False, True)
+
+
 def test_a_traced_hyper_parameter_is_equal_to_itself_alone():
     def of(alpha, other):
         assert TsallisSoftening(alpha) == TsallisSoftening(alpha)

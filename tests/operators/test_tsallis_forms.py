@@ -185,7 +185,7 @@ def test_expm1_form(r, dtype):
             for v in (-20.0, -2.0, -0.3, -1e-3, -1e-6) if t > 1 else (1e-3, 0.3, 2.0):
                 args = [np.asarray(x, dtype) for x in (v, centred, t, LOG_REF, r)]
                 q = jax.tree.map(np.asarray, expm1_form_at(dtype)(*args))
-                log_q = np.asarray(tsallis._log_q(tsallis._Softened(*q), centred, args[3]))
+                log_q = np.asarray(tsallis._log_q(tsallis._Softened(*q)))
                 for i, c in enumerate(centred):
                     where = f"T {t}, v {v}, c {c}"
                     ratio, rate, zero = exact_expm1(args[0], c, args[2], args[4])
@@ -214,7 +214,7 @@ def test_excess_mass(counted, dtype):
     weights = counts if counted else np.ones(7)
     with jax.enable_x64(dtype == "float64"):
         centred, filled, rate = (np.array(x, dtype) for x in (centred, filled, rate))
-        excess = jax.jit(lambda *x: tsallis._excess_mass(tsallis._Softened(*x[:4]), *x[4:]))
+        excess = jax.jit(lambda *x: tsallis._excess_mass(tsallis._Softened(*x[:5]), *x[5:]))
         for scale in (1.0, 1e-3, 1e-12):
             for gone, comes in ((0.0, False), (-np.inf, False), (-np.inf, True)):
                 zeros = filled if comes else np.full_like(filled, -np.inf)
@@ -222,9 +222,9 @@ def test_excess_mass(counted, dtype):
                 ratio[4] = gone
                 ratio = ratio.astype(dtype)
                 counts_ = None if counts is None else counts.astype(dtype)
-                value, slope = excess(
-                    ratio, zeros, np.array(off), rate, centred, np.asarray(LOG_REF, dtype), counts_
-                )
+                log_ref = np.asarray(LOG_REF, dtype)
+                log_q = np.where(off, 0, centred) + log_ref + ratio
+                value, slope = excess(ratio, log_q, zeros, np.array(off), rate, centred, log_ref, counts_)
                 total, size, by = mp.mpf(0), mp.mpf(0), mp.mpf(0)
                 for i in range(7):
                     p = (

@@ -114,6 +114,12 @@ def test_crossover_marks_what_is_decided(ax):
         plots.crossover([1, 3, 2], {"a": values}, ax=ax)
     with pytest.raises(ValueError, match="x is empty: nothing to draw"):
         plots.crossover([], {"a": np.zeros((0, 3))}, ax=ax)
+    for x in (["0", "0.5", "0.9"], [None, 1, 2], [[1], [2], [3]], "abc"):
+        with pytest.raises(TypeError, match=r"^x is .* list of numbers"):
+            plots.crossover(x, {"a": values}, ax=ax)
+    for x in ([1, 2, np.nan], [1, 2, np.inf]):
+        with pytest.raises(ValueError, match=r"^x is .* finite"):
+            plots.crossover(x, {"a": values}, ax=ax)
 
 
 @pytest.fixture

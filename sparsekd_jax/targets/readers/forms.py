@@ -9,6 +9,9 @@ import numpy as np
 from sparsekd_jax.targets.readers import chat, completions, schema, served
 from sparsekd_jax.targets.readers.records import Problem, Record
 
+Nodes = Callable[[dict[str, Any]], list[tuple[str, Any, Any]]]
+"""From a response ``(path, object to read, what has the text that it is of)``, one or more."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Form:
@@ -16,7 +19,7 @@ class Form:
 
     Attributes:
         name: what a caller calls it.
-        nodes: a response's ``(path, object to read)``, one or more.
+        nodes: where a response has it.
         read: appends such an object to a record's columns.
         check: finds the field that is wrong, after ``read`` failed.
         listed: the field below the path whose entries are the positions.
@@ -24,27 +27,50 @@ class Form:
     """
 
     name: str
-    nodes: Callable[[dict[str, Any]], list[tuple[str, Any]]]
+    nodes: Nodes
     read: Callable[[Any, Record], None]
     check: schema.Check
     listed: str
     remedy: str
 
 
-def _below(owner: str, *inner: str) -> Callable[[dict[str, Any]], list[tuple[str, Any]]]:
+def _below(owner: str, *inner: str) -> Nodes:
     """Nodes at ``choices[i].<owner>.<inner>``, else at ``<owner>.<inner>``, else bare at ``<inner>``."""
 
-    def nodes(source: dict[str, Any]) -> list[tuple[str, Any]]:
+    def nodes(source: dict[str, Any]) -> list[tuple[str, Any, Any]]:
         choices = source.get("choices")
         if type(choices) is list and choices and not (owner in source and owner not in _keys(choices[0])):
-            starts = [(f"choices[{i}].{owner}", _get(choice, owner)) for i, choice in enumerate(choices)]
+            starts = [(f"choices[{i}].{owner}", choice) for i, choice in enumerate(choices)]
         elif owner in source:
-            starts = [(owner, source[owner])]
+            starts = [(owner, source)]
         else:
-            return [(inner[0] if inner else "", _get(source, *inner))]
-        return [(".".join((path, *inner)), _get(node, *inner)) for path, node in starts]
+            return [(inner[0] if inner else "", _get(source, *inner), source)]
+        return [(".".join((path, *inner)), _get(at, owner, *inner), at) for path, at in starts]
 
     return nodes
+
+
+def _at(name: str) -> Nodes:
+    return lambda source: [(name, source.get(name), source)]
+
+
+_TEXTS = (
+    ("message", "content"),
+    ("delta", "content"),
+    ("text",),
+    ("response",),
+    ("content",),
+    ("generated_text",),
+)
+"""Where an answer's text stands, in one form or another."""
+
+
+def _require_tokens(path: str, answer: Any, remedy: str) -> None:
+    """Refuse an empty list of positions of an answer that has a text: the server gave it none."""
+    for names in _TEXTS:
+        text = _get(answer, *names)
+        if type(text) is str and text:
+            raise Problem(path, f"is empty, of the text {schema.show(text)}", remedy, "no log-probabilities")
 
 
 def _keys(value: Any) -> Any:
@@ -57,28 +83,28 @@ def _get(value: Any, *names: str) -> Any:
     return value
 
 
-def _output_texts(source: dict[str, Any]) -> list[tuple[str, Any]]:
+def _output_texts(source: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Nodes at ``output[i].content[j].logprobs``, of the texts that a response holds; what is no
     object or list on the way there is a node too, which the reading refuses."""
-    found = []
+    found: list[tuple[str, Any, Any]] = []
     output = source.get("output")
     for i, item in enumerate(output if type(output) is list else ()):
         content = _get(item, "content")
         if content is None:  # a tool call, or reasoning
-            found += [] if type(item) is dict else [(f"output[{i}]", item)]
+            found += [] if type(item) is dict else [(f"output[{i}]", item, None)]
         elif type(content) is not list:
-            found.append((f"output[{i}].content", content))
+            found.append((f"output[{i}].content", content, None))
         else:
             for j, part in enumerate(content):
                 path = f"output[{i}].content[{j}]"
                 if type(part) is not dict:
-                    found.append((path, part))
+                    found.append((path, part, None))
                 elif "logprobs" in part or part.get("type") == "output_text":
-                    found.append((f"{path}.logprobs", part.get("logprobs")))
+                    found.append((f"{path}.logprobs", part.get("logprobs"), part))
     return found or _NO_TEXT
 
 
-_NO_TEXT: list[tuple[str, Any]] = [("output", None)]
+_NO_TEXT: list[tuple[str, Any, Any]] = [("output", None, None)]
 
 
 _ASK_CHAT = "ask the server for logprobs=true and top_logprobs=k"
@@ -100,7 +126,7 @@ FORMS = {
         ),
         Form(
             "ollama",
-            lambda source: [("logprobs", source.get("logprobs"))],
+            _at("logprobs"),
             chat.read,
             chat.check,
             "",
@@ -125,7 +151,7 @@ FORMS = {
         *(
             Form(
                 name,
-                lambda source: [("meta_info", source.get("meta_info"))],
+                _at("meta_info"),
                 served.read_sglang(side),
                 served.check_sglang(side),
                 f".{side}_top_logprobs",
@@ -135,7 +161,7 @@ FORMS = {
         ),
         Form(
             "llama.cpp",
-            lambda source: [("completion_probabilities", source.get("completion_probabilities"))],
+            _at("completion_probabilities"),
             chat.read,
             chat.check,
             "",
@@ -143,7 +169,7 @@ FORMS = {
         ),
         Form(
             "tgi",
-            lambda source: [("details", source.get("details"))],
+            _at("details"),
             served.read_tgi,
             served.check_tgi,
             ".top_tokens",
@@ -168,7 +194,7 @@ def detect(source: dict[str, Any]) -> Form:
         found.append("llama.cpp")
     elif first is source and type(log_probs) is list:
         found.append("ollama")
-    elif any(node for _, node in _output_texts(source)):  # the list is empty where it was not asked for
+    elif any(node for _, node, _ in _output_texts(source)):  # the list is empty where it was not asked for
         found.append("responses")
     elif "content" in inner and (inner is log_probs or type(inner["content"]) is list):
         found.append("chat")
@@ -189,8 +215,8 @@ def detect(source: dict[str, Any]) -> Form:
             "", f"holds the forms {' and '.join(found)}", f'pass format="{found[0]}", or another', "two forms"
         )
     remedy = 'remove the line, or pass on_error="skip" and a report'
-    if source.get("error"):
-        message = _get(source, "error", "message") or source["error"]
+    if source.get("error") or "error" in (source.get("object"), source.get("type")):
+        message = _get(source, "error", "message") or source.get("error") or source.get("message")
         raise Problem("", f"the request failed: {schema.show(message)}", remedy, "failed request")
     delta = first.get("delta")
     text = source.get("response") or _get(source, "message", "content")  # a whole answer is done too
@@ -230,12 +256,15 @@ def to_record(parsed: Any, line: int, form: Form | None) -> Record:
     record = Record(line, form.name, parsed)
     nodes = form.nodes(source)
     try:
-        for path, node in nodes:
-            record.fields.append((len(record.lengths), f"{prefix}{path}{form.listed}"))
+        for path, node, answer in nodes:
+            start, field = len(record.lengths), f"{prefix}{path}{form.listed}"
+            record.fields.append((start, field))
             form.read(node, record)
+            if len(record.lengths) == start and "prompt" not in form.name:
+                _require_tokens(field, answer, form.remedy)
         _to_numbers(record)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError):
-        for path, node in nodes:
+        for path, node, _ in nodes:
             if node is None:
                 raise Problem(
                     f"{prefix}{path}", "is missing or null", form.remedy, "no log-probabilities"

@@ -426,6 +426,55 @@ def test_malformed_lines_have_their_line_and_are_skipped_by_count(tmp_path, line
     assert {name: entry[:2] for name, entry in report.refused.items()} == {reason: [1, 3]}
 
 
+def responses(text, *tokens):
+    return {"type": "output_text", "text": text, "logprobs": [{**t, "top_logprobs": [t]} for t in tokens]}
+
+
+EMPTY = {  # by form an answer to a text, without one of its positions, and the field that is empty
+    "chat": (
+        lambda text: {"choices": [{"message": {"content": text}, "logprobs": {"content": []}}]},
+        "choices[0].logprobs.content",
+    ),
+    "a chunk": (
+        lambda text: {"choices": [{"delta": {"content": text}, "logprobs": {"content": []}}]},
+        "choices[0].logprobs.content",
+    ),
+    "one of two texts": (
+        lambda text: {"output": [{"content": [responses("a", *entries(("a", -0.1))), responses(text)]}]},
+        "output[0].content[1].logprobs",
+    ),
+    "ollama": (lambda text: {"response": text, "done": True, "logprobs": []}, "logprobs"),
+    "completions": (
+        lambda text: {"choices": [{"text": text, "logprobs": {"tokens": [], "token_logprobs": []}}]},
+        "choices[0].logprobs.top_logprobs",
+    ),
+    "sglang": (
+        lambda text: {"text": text, "meta_info": {"output_token_logprobs": []}},
+        "meta_info.output_top_logprobs",
+    ),
+    "llama.cpp": (lambda text: {"content": text, "completion_probabilities": []}, "completion_probabilities"),
+    "tgi": (lambda text: {"generated_text": text, "details": {"tokens": []}}, "details.top_tokens"),
+}
+
+
+@pytest.mark.parametrize("form", EMPTY)
+def test_a_text_without_positions_is_no_empty_answer(tmp_path, form):
+    """Servers answer an empty list where they were not asked; an answer without a text has none to give."""
+    answer, field = EMPTY[form]
+    error = refusal(log_of(tmp_path, answer("hi")))
+    assert (error.field, error.reason) == (field, "no log-probabilities")
+    assert "is empty, of the text 'hi'; " in str(error)
+    records = list(readers.read(log_of(tmp_path, answer(""))))
+    assert [record.num_positions for record in records] == [form == "one of two texts"]
+
+
+def test_an_empty_list_of_a_prompt_is_one(tmp_path):
+    """The text is that of the answer, and a server may be asked for the last tokens of a prompt only."""
+    meta = {"input_token_logprobs": [], "input_top_logprobs": []}
+    path = log_of(tmp_path, {"text": "hi", "meta_info": meta})
+    assert [record.num_positions for record in readers.read(path, format="sglang-prompt")] == [0]
+
+
 def test_arguments_are_checked(tmp_path):
     path = log_of(tmp_path, CHAT)
     for options, words in (
