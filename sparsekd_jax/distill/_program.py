@@ -149,7 +149,7 @@ def scan_steps(
     labels of all steps, and the place of the first loss that is not finite (−1 where all are)."""
     loss_of = _loss_of(graphdef, objective, arrays, knobs)
 
-    def step(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, dict[str, Array]]:
+    def step(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, tuple[dict[str, Array], Any]]:
         rows, rate = at
         params, rest, state = carry
         (loss, (parts, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params, rest, rows)

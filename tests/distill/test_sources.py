@@ -168,6 +168,16 @@ def test_the_loss_of_a_record_is_the_mean_over_the_labels_of_all_its_batches(dty
         assert whole.history[-1][name] == pytest.approx(alone.history[-1][name], rel=1e-5)
 
 
+def test_data_without_labels_is_told_what_to_give():
+    bare = data.Arrays(BLOBS.train_inputs, None, BLOBS.test_inputs, BLOBS.test_labels, 3, "bare")
+    with pytest.raises(TypeError, match=r"without train_labels; pass .* take zeros and alpha=0"):
+        run(bare)
+    untold = dataclasses.replace(bare, train_labels=np.zeros(60, np.int32))
+    plan = distill.stages(sparsity=0.0, num_stages=1, total_steps=3, temperature=2.0, alpha=0.0)
+    labelled = run(BLOBS, plan, batch_size=16)
+    np.testing.assert_array_equal(flat(run(untold, plan, batch_size=16).path[-1]), flat(labelled.path[-1]))
+
+
 def test_weights_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"train_weights has shape \(59,\), train_labels \(60,\)"):
         run(weighted(np.ones(59, np.float32)))
