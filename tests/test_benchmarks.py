@@ -1,12 +1,16 @@
 """`sparsekd bench` runs and says what it measured; how fast anything is, no test asserts."""
 
 import datetime
+import functools
 import importlib.util
 import json
+import sys
+import types
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from typer.testing import CliRunner
 
 import sparsekd_jax as skd
@@ -21,6 +25,7 @@ from sparsekd_jax.bench import (
     startup,
     target_cache,
     timing,
+    torch_loop,
     training,
 )
 from sparsekd_jax.cli import app
@@ -185,6 +190,77 @@ def test_training_is_set_beside_a_plain_loop():
     assert training.table(result).row_count == len(loops)
 
 
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_size_from_which_an_ensemble_pays_is_stated(tmp_path, monkeypatch):
+    small = functools.partial(training.measure, steps=4, ensemble_steps=4, rounds=1)
+    monkeypatch.setattr(training, "measure", small)
+    out = tmp_path / "training.json"
+    arguments = [
+        "bench",
+        "training",
+        "--members",
+        "2",
+        "--members",
+        "1",
+        "--members",
+        "2",
+        "--json",
+        str(out),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    read = json.loads(out.read_text())["training"]
+    assert [row["members"] for row in read["ensembles"]] == [1, 2]
+    assert all(row["ratio"] > 0 < row["ratio_with_compilation"] for row in read["ensembles"])
+    assert "together is faster" in result.output
+
+    def said(*ratios):
+        rows = [
+            {"members": m, "ensemble_s": 1.0, "ratio": ratio, "ratio_with_compilation": 0.5}
+            for m, ratio in zip((1, 4, 16), ratios, strict=True)
+        ]
+        table = training.table({**read, "ensembles": rows})
+        return [list(column.cells)[-1] for column in table.columns]
+
+    assert said(1.2, 0.9, 1.1) == [
+        "together is faster",
+        "from 16 members on",
+        "with compilation not up to 16",
+    ]
+    assert said(0.8, 1.2, 1.1)[1] == "from 4 members on"
+    assert said(0.8, 1.2, 1.0)[1] == "not up to 16", "a draw is not faster"
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_pytorch_without_the_device_of_jax_is_no_rival(platform, monkeypatch):
+    torch = types.ModuleType("torch")
+    torch.nn = types.ModuleType("torch.nn")
+    torch.nn.functional = torch.cuda = types.SimpleNamespace(is_available=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "torch.nn", torch.nn)
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform=platform)])
+    digits, options = skd.data.digits(), {"steps": 1, "sparsity": 0.0, "learning_rate": 1e-3}
+    assert torch_loop.loop(digits, np.zeros((1347, 10)), **options) is None
+
+
+def test_a_cold_call_leaves_the_cache_on_disk_alone(tmp_path):
+    double, x = jax.jit(lambda x: 2 * x), np.ones(3, np.float32)
+    options = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0}
+    before = {name: getattr(jax.config, name) for name in options}
+    try:
+        for name, value in options.items():
+            jax.config.update(name, value)
+        assert training._compiled_anew(lambda: double(x)) > 0
+        assert list(tmp_path.iterdir()) == []
+        jax.clear_caches()
+        double(x)
+        assert list(tmp_path.iterdir()), "the cache is on again"
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
 def test_a_cache_is_weighed_and_float16_has_its_price():
     result = target_cache.measure(rows=2000, vocab_size=2000, k=20, noises=(2.0,))
     wide, narrow = result["rows"]
@@ -255,6 +331,8 @@ def standard_promotion():
         (["training", "--rounds", "2"], "`sparsekd bench training` does not take it, but operators"),
         (["growth", "--rows", "4"], "'--rows'"),
         (["startup", "--temperature", "2"], "'--temperature'"),
+        (["operators", "--members", "4"], "does not take it, but training; leave it out"),
+        (["training", "--members", "0"], "--members"),
         (["operators", "--classes", "50"], "give both"),
         (["operators", "--temperature", "inf"], "finite"),
         (["axioms", "--only", "powr"], "'powr' is no row of the checks; the rows are power; mixture;"),

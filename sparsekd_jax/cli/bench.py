@@ -31,6 +31,7 @@ _TAKEN_BY = {
     "rounds": _OF_OPERATORS,
     "temperature": (*_OF_OPERATORS, What.GROWTH),
     "only": (*_OF_OPERATORS, What.GROWTH, What.AXIOMS),
+    "members": (What.TRAINING, What.ALL),
 }
 _WIDTH = 110
 """Columns that every table has: in a narrower terminal lines break, and no number loses its digits."""
@@ -55,6 +56,10 @@ def bench(
     only: Annotated[
         list[str] | None,
         typer.Option(help="Operator to time, by name, or by label of axioms; repeat for several."),
+    ] = None,
+    members: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Size of an ensemble of training; repeat for several (1, 4 and 16)."),
     ] = None,
 ) -> None:
     """Time operators, losses, axiom checks, training and reading, beside what one would use instead.
@@ -113,7 +118,7 @@ def bench(
         What.GROWTH: (growth, {"temperature": temperature, "families": chosen or operators.FAMILIES}),
         What.LOSSES: (fused_loss, {}),
         What.AXIOMS: (axiom_checks, {"only": chosen}),
-        What.TRAINING: (training, {}),
+        What.TRAINING: (training, {"members": tuple(sorted(set(members or training.MEMBERS)))}),
         What.READING: (reading, {}),
         What.CACHE: (target_cache, {}),
         What.STARTUP: (startup, {}),

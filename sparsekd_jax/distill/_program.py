@@ -96,17 +96,19 @@ def _loss_of(graphdef: Any, objective: Objective, arrays: Batch, knobs: PyTree) 
         loss, parts = objective(widened(model(batch["inputs"])), batch, knobs)
         _, _, rest = split(model)
 
-        def mean(values: Array) -> Array:
-            if "weights" not in batch:
-                return jnp.mean(values)
-            # One division for all labels of the batch, so that padding weighs nothing; a batch of padding
-            # alone has numerator 0: its loss and its gradient are 0, not 0/0.
-            total = weighted_sum(values, batch["weights"])
-            return total.numerator / jnp.where(total.denominator == 0, 1, total.denominator)
-
-        return mean(loss), (jax.tree.map(mean, parts), rest)
+        weights = batch.get("weights")
+        return _mean(loss, weights), (jax.tree.map(lambda part: _mean(part, weights), parts), rest)
 
     return loss_of
+
+
+def _mean(values: Array, weights: Array | None) -> Array:
+    """``Σ w_i v_i / Σ w_i``, one division for all, so that padding weighs nothing; of padding alone value
+    and gradient are 0, not 0/0."""
+    if weights is None:
+        return jnp.mean(values)
+    total = weighted_sum(values, weights)
+    return total.numerator / jnp.where(total.denominator == 0, 1, total.denominator)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "objective"))
@@ -143,21 +145,22 @@ def scan_steps(
     index: Int[Array, "steps batch"],
     rates: Float[Array, " steps"],
 ) -> tuple[PyTree, dict[str, Array], Array]:
-    """``index.shape[0]`` optimizer steps on device: the carry, the means of the loss and its parts, and the
-    place of the first loss that is not finite (−1 where all are)."""
+    """``index.shape[0]`` optimizer steps on device: the carry, the means of the loss and its parts over the
+    labels of all steps, and the place of the first loss that is not finite (−1 where all are)."""
     loss_of = _loss_of(graphdef, objective, arrays, knobs)
 
-    def step(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, dict[str, Array]]:
+    def step(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, tuple[dict[str, Array], Any]]:
         rows, rate = at
         params, rest, state = carry
         (loss, (parts, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params, rest, rows)
         updates, state = optimizer.update(gradients, state, params, rate=rate, value=loss)
-        return (optax.apply_updates(params, updates), rest, state), {"loss": loss, **parts}
+        weight = jnp.sum(widened(arrays["weights"][rows])) if "weights" in arrays else None
+        return (optax.apply_updates(params, updates), rest, state), ({"loss": loss, **parts}, weight)
 
-    carry, record = jax.lax.scan(step, carry, (index, rates))
+    carry, (record, weights) = jax.lax.scan(step, carry, (index, rates))
     bad = ~jnp.isfinite(record["loss"])
     first_bad = jnp.where(bad.any(), jnp.argmax(bad), -1)
-    return carry, jax.tree.map(jnp.mean, record), first_bad
+    return carry, jax.tree.map(lambda losses: _mean(losses, weights), record), first_bad
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "rows_at_once"))

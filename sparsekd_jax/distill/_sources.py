@@ -137,9 +137,10 @@ def _halves(data: DataSet | Batches) -> list[str]:
 def require_data(data: Any) -> None:
     """Refuse what does not have the arrays of a training and a test half, or what `require_examples` does."""
     for name in ("train_inputs", "train_labels", "test_inputs", "test_labels"):
-        if not isinstance(data, Batches) and not hasattr(data, name):
+        if not isinstance(data, Batches) and getattr(data, name, None) is None:
+            remedy = "; rows without labels take zeros and alpha=0" if name == "train_labels" else ""
             raise TypeError(
-                f"data is a {type(data).__name__} without {name}; pass data.Arrays(...) or Batches"
+                f"data is a {type(data).__name__} without {name}; pass data.Arrays(...) or Batches{remedy}"
             )
     for half in _halves(data):
         require_examples(f"{half}_", getattr(data, f"{half}_inputs"), getattr(data, f"{half}_labels"))

@@ -34,9 +34,10 @@ class Result:
     Attributes:
         student: the trained model, a new module; the one passed in is untouched.
         history: one row a record, in order of steps: the stage's sparsity as the plan has it, the training
-            loss since the last record, and accuracy, NLL and calibration error on the test half; ``event`` is
-            "start", "pruned" or "train". With a validation half also its accuracy and NLL, and in the last
-            row of a stage that ended early ``ended``, the reason.
+            loss since the last record (the mean over labels, by their weights if they have any), and
+            accuracy, NLL and calibration error on the test half; ``event`` is "start", "pruned" or "train".
+            With a validation half also its accuracy and NLL, and in the last row of a stage that ended early
+            ``ended``, the reason.
         path: parameters S_0 (as given), S_1, …, S_n after each stage.
         rests: what was beside them at the same points: batch statistics, random streams.
         masks: those of the same points, in the structure of the parameters: bool arrays, True where a weight
@@ -139,6 +140,8 @@ def run(
         plan: from `stages`.
         optimizer: an optax transformation; `sparsity.sparsify` is wrapped around it here. Its update gets
             ``value`` (the loss) and ``grad``, as `optax.contrib.reduce_on_plateau` asks, but no ``value_fn``.
+            `optax.MultiSteps` averages batches alike, whatever their labels weigh: with uneven weights that
+            is not one large batch.
             Runs that reuse one object share one compilation.
         seed: of the order of the data; no default.
         tail: for a `TopK` or `Samples` teacher, what the loss does with unseen tokens, a name of
@@ -379,7 +382,7 @@ def teacher_logits(teacher: Any, batch: Batch) -> Array:
         )
     live = True
     if "weights" in batch:  # padding may hold anything
-        live = batch["weights"] != 0
+        live = batch["weights"].astype(bool)
         logits = jnp.where(live[..., None], logits, jnp.zeros_like(logits))
     if not is_traced(logits):
         if bool(jnp.where(live, _program.are_probabilities(logits), True).all()):

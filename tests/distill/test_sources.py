@@ -134,6 +134,50 @@ def test_a_batch_of_padding_alone_changes_nothing():
     np.testing.assert_array_equal(flat(padded.path[-1]), flat(alone.path[-1]))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int32, bool])
+def test_the_loss_of_a_record_is_the_mean_over_the_labels_of_all_its_batches(dtype):
+    """Not the mean over batches of each one's mean, to which a batch of padding would add a loss of 0."""
+    weights = np.repeat([0, 1, 1], 20)
+    weights[20:39] = 0  # batches of 0, 1 and 20 labels
+    rows = [slice(start, start + 20) for start in (0, 20, 40)]
+    batches = [
+        {
+            "inputs": BLOBS.train_inputs[own],
+            "labels": BLOBS.train_labels[own],
+            "weights": weights[own].astype(dtype),
+        }
+        for own in rows
+    ]
+    still = {"optimizer": optax.sgd(0.0), "seed": 0}
+    (*_, row) = distill.fit(mlp(0), in_batches(batches), steps=3, **still).history
+    log_p = np.asarray(jax.nn.log_softmax(mlp(0)(jnp.asarray(BLOBS.train_inputs))), np.float64)
+    losses = -log_p[np.arange(60), BLOBS.train_labels]
+    assert row["loss"] == pytest.approx(np.average(losses, weights=weights), rel=1e-5)
+    assert row["cross_entropy"] == row["loss"]
+    assert row["loss"] != pytest.approx(losses[40:].mean(), rel=1e-3)
+    # Members of an ensemble record the same.
+    plan = distill.stages(sparsity=0.0, num_stages=1, total_steps=3, temperature=2.0)
+    data = weighted(weights.astype(dtype))
+    (many,) = distill.run_many(
+        [mlp(0)], [mlp(1)], data, plan, optimizer=optax.sgd(0.0), seeds=[0], batch_size=20
+    )
+    alone = distill.run(mlp(0), mlp(1), data, plan, batch_size=20, **still)
+    whole = distill.run(mlp(0), mlp(1), data, plan, batch_size=60, **still)
+    for name in ("loss", "divergence", "cross_entropy"):
+        assert many.history[-1][name] == pytest.approx(alone.history[-1][name], rel=1e-5)
+        assert whole.history[-1][name] == pytest.approx(alone.history[-1][name], rel=1e-5)
+
+
+def test_data_without_labels_is_told_what_to_give():
+    bare = data.Arrays(BLOBS.train_inputs, None, BLOBS.test_inputs, BLOBS.test_labels, 3, "bare")
+    with pytest.raises(TypeError, match=r"without train_labels; pass .* take zeros and alpha=0"):
+        run(bare)
+    untold = dataclasses.replace(bare, train_labels=np.zeros(60, np.int32))
+    plan = distill.stages(sparsity=0.0, num_stages=1, total_steps=3, temperature=2.0, alpha=0.0)
+    labelled = run(BLOBS, plan, batch_size=16)
+    np.testing.assert_array_equal(flat(run(untold, plan, batch_size=16).path[-1]), flat(labelled.path[-1]))
+
+
 def test_weights_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"train_weights has shape \(59,\), train_labels \(60,\)"):
         run(weighted(np.ones(59, np.float32)))
