@@ -61,11 +61,13 @@ def require_level(level: float) -> None:
 
 
 def whole(argument: str, number: Any, least: float = 1) -> int:
-    """The number, refused where it is not whole or is below the least."""
+    """The number, refused where it is not whole, is a truth value or is below the least."""
     try:
         value = operator.index(number)
     except TypeError:
-        raise TypeError(f"{argument} must be a whole number (an int), got {number!r}") from None
+        value = None
+    if value is None or isinstance(number, bool):
+        raise TypeError(f"{argument} must be a whole number (an int), got {number!r}")
     if value < least:
         raise ValueError(f"{argument} must be at least {least}, got {value}")
     return value

@@ -31,6 +31,8 @@ CALLS = [
     ("num_draws", lambda: variance.variance_amplification(POWER, P, 2.0, math.inf)),
     ("num_draws", lambda: variance.variance_amplification(POWER, P, 2.0, math.nan)),
     ("num_draws", lambda: amplify(num_draws=2.5)),
+    ("num_draws", lambda: amplify(num_draws=True)),
+    ("total_steps", lambda: distill.stages(sparsity=0.5, total_steps=True)),
     ("draws", lambda: amplify(draws=20.5)),
     ("num_draws", lambda: variance.amplification_map(POWER, 2.0, 2.5, resolution=10)),
     ("resolution", lambda: variance.amplification_map(POWER, 2.0, resolution=10.5)),
