@@ -23,7 +23,10 @@ from sparsekd_jax._refusals import whole
 FORMAT = 5
 _PREFIX = "step-"
 _WRITING = ".writing"
-_OFFER = "; go on with the settings that made it, or take another checkpoint_dir"
+_OTHER_RUN = "go on with the settings that made it, or take another checkpoint_dir"
+_OTHER_FORMAT = "go on with the version of the library that wrote it, or take another checkpoint_dir"
+_MAKE_ROOM = "Make room and resume, or give another checkpoint_dir."
+_DAMAGED = "it is damaged, and none before it is whole: start anew in another checkpoint_dir"
 
 
 class CheckpointError(RuntimeError):
@@ -108,7 +111,7 @@ class CheckpointStore:
             last = f"the last whole one is of step {before[-1]}" if before else "there is none before it"
             raise CheckpointError(
                 f"the checkpoint of step {step} could not be written to {self.folder} ({error}); {last}. "
-                "Make room, or give another checkpoint_dir, and resume."
+                f"{_MAKE_ROOM}"
             ) from error
 
     def _seal(self, step: int, arrays: Sequence[Array], position: dict[str, Any]) -> None:
@@ -136,7 +139,9 @@ class CheckpointStore:
         try:
             _durable.replace(self.folder / name, text)
         except OSError as error:
-            raise CheckpointError(f"{name} could not be written to {self.folder} ({error})") from error
+            raise CheckpointError(
+                f"{name} could not be written to {self.folder} ({error}). {_MAKE_ROOM}"
+            ) from error
 
     def resume(self, resume: bool | int, differs: Differs | None = None) -> Saved | None:
         """The checkpoint to go on from: the newest, that of a step, or None to start from the beginning.
@@ -183,13 +188,12 @@ class CheckpointStore:
           CheckpointError: damaged, or of another run; names the field and the newest good checkpoint. Or
             whole, and not to be read by the Orbax that is installed.
         """
-        fault = self._fault(step)
-        if fault is not None:
+        if (found := self._fault(step)) is not None:
+            fault, remedy = found
             good = next((s for s in reversed(self.steps()) if s != step and self._fault(s) is None), None)
-            offer = _OFFER
             if good is not None:
-                offer = f"; resume={good} goes on from step {good}, which is whole"
-            raise CheckpointError(f"{self._named(step)} is refused: {fault}{offer}")
+                remedy = f"resume={good} goes on from step {good}, which is whole"
+            raise CheckpointError(f"{self._named(step)} is refused: {fault}; {remedy}")
         manifest = json.loads((self._path(step) / "manifest.json").read_text())
         try:
             arrays = _read_arrays(self._path(step) / "arrays", manifest["arrays"])
@@ -201,7 +205,7 @@ class CheckpointStore:
         saved = Saved(manifest["position"], arrays)
         different = differs(saved) if differs is not None else None
         if different is not None:
-            raise CheckpointError(f"{self._named(step)} is refused: {different}{_OFFER}")
+            raise CheckpointError(f"{self._named(step)} is refused: {different}; {_OTHER_RUN}")
         return saved
 
     def _named(self, step: int) -> str:
@@ -210,26 +214,26 @@ class CheckpointStore:
     def _path(self, step: int) -> Path:
         return self.folder / f"{_PREFIX}{step:08d}"
 
-    def _fault(self, step: int) -> str | None:
-        """Why a checkpoint must not be used, or None."""
+    def _fault(self, step: int) -> tuple[str, str] | None:
+        """Why a checkpoint must not be used, and what to do where there is no other; or None."""
         path = self._path(step)
         try:
             manifest = json.loads((path / "manifest.json").read_text())
             files = manifest["files"]
             if manifest["format"] != FORMAT:
-                return f"its format is {manifest['format']}, this library reads {FORMAT}"
+                return f"its format is {manifest['format']}, this library reads {FORMAT}", _OTHER_FORMAT
             if manifest.pop("digest") != _durable.seal(manifest):
-                return "manifest.json is not as written"
+                return "manifest.json is not as written", _DAMAGED
         except (OSError, ValueError, KeyError, TypeError) as error:
-            return f"manifest.json is unreadable ({error})"
+            return f"manifest.json is unreadable ({error})", _DAMAGED
         different = _difference(manifest["identity"], self.identity, "")
         if different:
-            return different
+            return different, _OTHER_RUN
         found = _digests(path)
         for name in sorted(files.keys() | found.keys()):
             if files.get(name) != found.get(name):
                 what = "missing" if name not in found else "not as written" if name in files else "unknown"
-                return f"file {name} is {what}"
+                return f"file {name} is {what}", _DAMAGED
         return None
 
 

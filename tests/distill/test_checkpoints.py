@@ -359,6 +359,25 @@ def test_an_unreadable_manifest_is_refused(student, folder):
         checkpoints.CheckpointStore(folder, identity(folder)).load(18)
 
 
+def test_where_no_good_one_is_left_the_remedy_is_that_of_the_fault(tmp_path):
+    store = checkpoints.CheckpointStore(tmp_path, {"seed": 0})
+    store.save(10, [jnp.arange(3)], {})
+    with pytest.raises(distill.CheckpointError, match="seed is 0 there and 1 here; go on with the settings"):
+        checkpoints.CheckpointStore(tmp_path, {"seed": 1}).load(10)
+    manifest = tmp_path / "step-00000010" / "manifest.json"
+    said = manifest.read_text()
+    manifest.write_text(json.dumps(json.loads(said) | {"format": 4}))
+    with pytest.raises(distill.CheckpointError, match="reads 5; go on with the version of the library"):
+        store.load(10)
+    manifest.write_text(said.replace("int32", "int16"))
+    with pytest.raises(distill.CheckpointError, match=r"not as written; it is damaged, .* start anew"):
+        store.load(10)
+    manifest.write_text(said)
+    alter(files_of(tmp_path, 10)[0])
+    with pytest.raises(distill.CheckpointError, match=r"not as written; it is damaged, .* start anew"):
+        store.load(10)
+
+
 def identity(folder):
     return json.loads((folder / "step-00000014" / "manifest.json").read_text())["identity"]
 
@@ -380,9 +399,10 @@ def test_a_full_disk_spoils_nothing(student, finished, folder, monkeypatch):
     cut(folder, 8)
     honest = checkpoints._write_arrays
 
-    def full(path, arrays):
-        path.mkdir()
-        (path / "part").write_bytes(b"half")
+    def full(path, _):
+        if path.name == "arrays":
+            path.mkdir()
+            (path / "part").write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "_write_arrays", full)
@@ -394,6 +414,10 @@ def test_a_full_disk_spoils_nothing(student, finished, folder, monkeypatch):
         "step-00000008",
     ]
     monkeypatch.setattr(checkpoints, "_write_arrays", honest)
+    with monkeypatch.context() as full_now:
+        full_now.setattr(checkpoints._durable, "replace", full)
+        with pytest.raises(distill.CheckpointError, match=r"history\.jsonl .*No space .*Make room and"):
+            run(student, folder, resume=True)
     assert_same(run(student, folder, resume=True), finished[0])
 
 
