@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsekd_jax import _page, operators, plots
 from sparsekd_jax.studies import figures
-from sparsekd_jax.studies.distillation import Settings
+from sparsekd_jax.studies.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

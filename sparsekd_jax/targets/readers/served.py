@@ -11,16 +11,11 @@ from typing import Any
 
 from sparsekd_jax.targets.readers import schema
 from sparsekd_jax.targets.readers.records import Record
+from sparsekd_jax.targets.readers.tokens import to_id
 
 
 def _id_text(value: Any, path: str) -> tuple[str, str] | None:
     return None if to_id(value) is not None else (path, f"{schema.show(value)} is not a token id")
-
-
-def to_id(digits: Any) -> int | None:
-    """The id that plain decimal digits spell; None for anything else."""
-    fine = type(digits) is str and digits.isascii() and digits.isdigit() and len(digits) < 11
-    return int(digits) if fine else None
 
 
 class _Ids(dict[str, int | None]):

@@ -19,6 +19,12 @@ _PREFIX = "token_id:"
 _REPLACED = "�"
 
 
+def to_id(digits: Any) -> int | None:
+    """The id that plain decimal digits spell; None for anything else."""
+    fine = type(digits) is str and digits.isascii() and digits.isdigit() and len(digits) < 11
+    return int(digits) if fine else None
+
+
 class Vocabulary:
     """The teacher's tokens.
 
@@ -124,8 +130,6 @@ class _Texts(dict[str, int]):
         self._vocabulary = vocabulary
 
     def __missing__(self, text: str) -> int:
-        from sparsekd_jax.targets.readers.served import to_id
-
         vocabulary = self._vocabulary
         is_id = text.startswith(_PREFIX) and not vocabulary.is_open
         number = to_id(text.removeprefix(_PREFIX)) if is_id else None
