@@ -85,15 +85,13 @@ class TsallisSoftening(SofteningOperator):
 
     def _from_logits(self, logits: Array, temperature: Array) -> tuple[Array, Array]:
         def general(x: Array, t: Array) -> tuple[Array, Array]:
-            log_q, converged = self._log_counted(centred_logits(x), t)
-            return jnp.exp(log_q), converged
+            return self._general(centred_logits(x), t)
 
         return self._at_half(_tsallis_half.from_logs, general, logits, temperature)
 
     def _from_probabilities(self, p: Array, temperature: Array) -> tuple[Array, Array]:
         def general(x: Array, t: Array) -> tuple[Array, Array]:
-            log_q, converged = self._log_counted(centred_log(x), t)
-            return jnp.exp(log_q), converged
+            return self._general(centred_log(x), t)
 
         return self._at_half(_tsallis_half.from_probabilities, general, p, temperature)
 
@@ -130,6 +128,12 @@ class TsallisSoftening(SofteningOperator):
         """As `PowerTransform.log_counted`."""
         return self._log_counted(centred_logits(log_p), temperature, counts)
 
+    def _general(self, centred: Array, temperature: Array) -> tuple[Array, Array]:
+        r, log_ref = jnp.asarray(self.alpha, centred.dtype) - 1, -log_normalizer(centred)
+        log_q, converged = self._searched(centred, temperature, log_ref, None, r)
+        identity = _identity(centred, temperature, log_ref, r)
+        return jnp.where(temperature == 1, identity, jnp.exp(log_q)), converged
+
     def _log_counted(
         self, centred: Array, temperature: Array, counts: Array | None = None
     ) -> tuple[Array, Array]:
@@ -138,16 +142,21 @@ class TsallisSoftening(SofteningOperator):
             log_ref = -log_normalizer(centred)
         else:
             log_ref = -jax.nn.logsumexp(centred, axis=-1, keepdims=True, b=counts)
+        log_q, converged = self._searched(centred, temperature, log_ref, counts, r)
+        identity = _log_identity(centred, temperature, log_ref, counts, r)
+        return jnp.where(temperature == 1, identity, log_q), converged
+
+    def _searched(
+        self, centred: Array, temperature: Array, log_ref: Array, counts: Array | None, r: Array
+    ) -> tuple[Array, Array]:
+        """log q of T ≠ 1; T = 1 is the identity, exactly, with its derivatives in closed form."""
         shannon = self._is_near_shannon(r)
-        # T = 1 is the identity, exactly, with its derivative in closed form; the roots need T ≠ 1.
-        at_one = temperature == 1
-        args = (centred, jnp.where(at_one, 2, temperature), log_ref, counts)
-        log_q, converged = _either(
+        args = (centred, jnp.where(temperature == 1, 2, temperature), log_ref, counts)
+        return _either(
             shannon,
             lambda: _expm1_form(*args, jnp.where(shannon, r, 0)),
             lambda: _shifted_powers(*args, jnp.where(shannon, 1, r)),
         )
-        return jnp.where(at_one, _identity(centred, temperature, log_ref, counts, r), log_q), converged
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -188,18 +197,24 @@ def _num_classes(centred: Array, counts: Array | None) -> Array:
     return jnp.asarray(centred.shape[-1], centred.dtype) if counts is None else row_sum(counts)
 
 
-def _identity(centred: Array, temperature: Array, log_ref: Array, counts: Array | None, r: Array) -> Array:
-    """log p, with two derivatives in T at T = 1 on the support.
+class _AtOne(NamedTuple):
+    """p at T = 1, and how it leaves: ``s_i = ∂ log q_i/∂T = (d' p_i^(−r) − 1)/r``, d' = 1/Σ p^(1−r)."""
 
-    The first is ``s_i = (d' p_i^(−r) − 1)/r``, d' = 1/Σ p^(1−r); differentiated along itself it gives the
-    second, ``−(1 + r s_i)(s_i + (1 − r) Σ p s²) − s_i``. A third is not given.
-    """
+    log_p: Array  # some number where p is 0
+    p: Array
+    off: Array  # where that is
+    slope: Array  # s, cut where it would overflow
+    gain: Array  # p s, which is bounded
+
+
+def _at_one(centred: Array, log_ref: Array, counts: Array | None, r: Array) -> _AtOne:
     off = jnp.isneginf(centred)
     log_p = jnp.where(off, 0, centred) + log_ref
     p = jnp.where(off, 0, jnp.exp(log_p))
     limit = math.log(jnp.finfo(log_p.dtype).max) - 10  # what is above it is cut, never infinite
     # Far from α = 1 in logs, as p^(−r) may overflow; near it with a_i = (p_i^(−r) − 1)/r, which has a limit.
-    log_slope = jax.nn.logsumexp(jnp.where(off, -jnp.inf, (1 - r) * log_p), axis=-1, keepdims=True, b=counts)
+    log_shares = jnp.where(off, -jnp.inf, (1 - r) * log_p)
+    log_slope = jax.nn.logsumexp(log_shares, axis=-1, keepdims=True, b=counts)
     far = jnp.expm1(jnp.minimum(-r * log_p - log_slope, limit)) / jnp.where(r == 0, 1, r)
     near = jnp.where(jnp.abs(r) < 0.1, -r * log_p, 0)
     by_ratio = near < 1
@@ -207,12 +222,42 @@ def _identity(centred: Array, temperature: Array, log_ref: Array, counts: Array 
     a = jnp.where(by_ratio, -log_p * expm1_ratio(jnp.where(by_ratio, near, 0)), a)
     mean = _total(p * a, counts)
     slope = jnp.where(jnp.abs(r) < 0.1, (a - mean) / (1 + r * mean), far)
-    # The step is 0: it comes first in every product, and p before a second slope, whose square may overflow.
-    step = temperature - jax.lax.stop_gradient(temperature)
-    once = jnp.where(off, 0, step * slope)
-    twice = step * once + (1 - r) * _total((p * once) * once, counts)
-    moved = once - 0.5 * ((1 + r * slope) * twice + step * once)
-    return jnp.where(off, -jnp.inf, log_p + moved)
+    # Where p underflows its gain need not: for α = 2 all classes gain 1/K, less what they have.
+    share = jnp.exp(log_shares - log_slope)
+    steep = (share > 2 * p) & (r >= 0.1)
+    gain = jnp.where(steep, (share - p) / jnp.where(steep, r, 1), p * slope)
+    return _AtOne(log_p, p, off, jnp.where(off, 0, slope), gain)
+
+
+def _step_from_one(temperature: Array) -> Array:
+    """0, with the derivative 1 in T: it comes first in every product, as a square of s may overflow."""
+    return temperature - jax.lax.stop_gradient(temperature)
+
+
+def _identity(centred: Array, temperature: Array, log_ref: Array, r: Array) -> Array:
+    """p, with two derivatives in T at T = 1.
+
+    The first is ``p_i s_i``; s differentiated along itself gives the second,
+    ``(1 − r) p_i s_i² − 2 p_i s_i − (1 − r) (p_i + r p_i s_i) Σ p s²``. A third is not given.
+    """
+    at, step = _at_one(centred, log_ref, None, r), _step_from_one(temperature)
+    once = step * at.gain
+    squared = (1 - r) * (once * (step * at.slope))
+    return at.p + once + 0.5 * (squared - 2 * (step * once) - row_sum(squared) * (at.p + r * at.gain))
+
+
+def _log_identity(
+    centred: Array, temperature: Array, log_ref: Array, counts: Array | None, r: Array
+) -> Array:
+    """log p, with two derivatives in T at T = 1 on the support.
+
+    The first is s; the second is ``−(1 + r s_i)(s_i + (1 − r) Σ p s²) − s_i``. A third is not given.
+    """
+    at, step = _at_one(centred, log_ref, counts, r), _step_from_one(temperature)
+    once = step * at.slope
+    twice = step * once + (1 - r) * _total((at.p * once) * once, counts)
+    moved = once - 0.5 * ((1 + r * at.slope) * twice + step * once)
+    return jnp.where(at.off, -jnp.inf, at.log_p + moved)
 
 
 class _Softened(NamedTuple):

@@ -284,7 +284,7 @@ def test_at_one_the_identity_moves_as_it_should(r, dtype):
         eps, largest = float(np.finfo(dtype).eps), float(np.finfo(dtype).max)
         centred, counts, r = centred[None].astype(dtype), counts[None].astype(dtype), np.asarray(r, dtype)
         log_ref = -jax.nn.logsumexp(centred, axis=-1, keepdims=True, b=counts)
-        of_t = lambda t: tsallis._identity(centred, t, log_ref, counts, r)  # noqa: E731
+        of_t = lambda t: tsallis._log_identity(centred, t, log_ref, counts, r)  # noqa: E731
         one = jnp.ones((1, 1), dtype)
         slope = lambda t: jax.jvp(of_t, (t,), (one,))[1]  # noqa: E731
         log_q, found, bent = (np.asarray(x)[0] for x in (of_t(one), *jax.jvp(slope, (one,), (one,))))
@@ -311,3 +311,35 @@ def test_at_one_the_identity_moves_as_it_should(r, dtype):
         wanted = -(1 + r * v) * (v + (1 - r) * spread) - v
         if abs(wanted) < largest * 1e-4:
             assert miss(bent[i], wanted) <= 32 * eps * (1 + abs(wanted)) * (1 + abs(log_p[i]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 1.02, 1.2, 1.9, 2.0, 3.0, 8.0])
+def test_at_one_q_moves_where_log_q_is_too_steep(alpha, dtype):
+    """By (p_i^(1−r)/Σ p^(1−r) − p_i)/r, of logits so far apart that p is nothing, or 1/p infinite."""
+    with jax.enable_x64(dtype == "float64"):
+        eps, tiny = float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
+        logits = np.array([0.0, 0.0, -0.5, -40.0, -80.0, -95.0, -700.0, -800.0, -1e9, -np.inf], dtype)
+        operator = TsallisSoftening(alpha)
+        of_t = jax.jit(lambda t: operator.from_logits(logits, t))
+        one = jnp.ones((), dtype)
+        found = [np.asarray(of(of_t)(one)) for of in (jax.jacfwd, jax.jacrev)]
+        bent = np.asarray(jax.jacfwd(jax.jacfwd(of_t))(one))
+    r = mp.mpf(float(np.asarray(alpha, dtype))) - 1
+    powers = [mp.exp(mp.mpf(float(z))) for z in logits[:-1]]
+    p = [x / mp.fsum(powers) for x in powers]
+    if r == 0:
+        mean = mp.fsum(x * mp.log(x) for x in p)
+        gains = [x * (mean - mp.log(x)) for x in p]
+    else:
+        total = mp.fsum(x ** (1 - r) for x in p)
+        gains = [(x ** (1 - r) / total - x) / r for x in p]
+    for slope in found:
+        assert slope[-1] == 0
+        assert abs(slope.sum(dtype=np.float64)) <= 64 * eps
+        for value, x, gain in zip(slope, p, gains, strict=False):
+            # (1 − r) log p, of which the rounding is in the exponent, next to what p itself is known to.
+            size = max(1, abs(float((1 - r) * mp.log(x))))
+            assert miss(value, gain) <= 8 * eps * (size * abs(gain) + x) + tiny
+    if alpha == 2:
+        np.testing.assert_allclose(bent[:-1], [-2 * float(gain) for gain in gains], atol=64 * eps)
