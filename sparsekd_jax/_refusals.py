@@ -37,7 +37,7 @@ def refuse(flags: Any, name: str, say: Callable[[tuple[int, ...]], str]) -> None
 def broadcasts_to(shape: tuple[int, ...], batch: tuple[int, ...]) -> bool:
     """Whether what has this shape gives one value a row of the batch, and no more rows."""
     try:
-        return np.broadcast_shapes(shape, batch) == batch
+        return jax.numpy.broadcast_shapes(shape, batch) == batch
     except ValueError:
         return False
 

@@ -19,7 +19,7 @@ def in_blocks(kernel: Kernel, x: Array, temperature: Array) -> Any:
 
     The sweeps of a root finder over a block stay in the cache of a core.
     """
-    if x.size < 2 * BLOCK:
+    if not isinstance(x.size, int) or x.size < 2 * BLOCK:  # to `jax.export`, a size may be a symbol
         return kernel(x, temperature)
     blocked = functools.partial(_block_by_block, kernel)
     return jax.lax.platform_dependent(x, temperature, cpu=blocked, default=kernel)

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
-from sparsekd_jax import operators
+from sparsekd_jax import distill, operators
 from sparsekd_jax.operators import (
     ConvexMixture,
     EntropyProjection,
@@ -259,3 +260,27 @@ def test_a_custom_schedule_is_the_mixture_it_says(x64):
     np.testing.assert_allclose(op(P, 3.0), P / 9 + (1 - 1 / 9) / 5, rtol=1e-14)
     with pytest.raises(ValueError, match=r"takes T in \[1, ∞\)"):
         op(P, 0.5)
+
+
+@pytest.mark.parametrize("label", ALL)
+def test_a_program_of_any_number_of_rows_is_exported(label):
+    """Of a size that no check can compare with another, nor cut into blocks; with its derivative."""
+    row, rows = ALL[label], export.symbolic_shape("rows")
+    given = [jax.ShapeDtypeStruct((*rows, 5), jnp.float32), jax.ShapeDtypeStruct(rows, jnp.float32)]
+
+    def both(logits, t):
+        return jax.jvp(lambda z: row.operator.from_logits(z, t), (logits,), (logits,))
+
+    p, t = jnp.asarray(P, jnp.float32), jnp.full(len(P), temperature_of(row), jnp.float32)
+    exported = export.export(jax.jit(both))(*given)
+    for found, wanted in zip(exported.call(jnp.log(p), t), both(jnp.log(p), t), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_of_any_number_of_rows_is_exported():
+    rows = export.symbolic_shape("rows")
+    given = [jax.ShapeDtypeStruct((*rows, 5), jnp.float32)] * 2 + [jax.ShapeDtypeStruct(rows, jnp.int32)]
+    loss = functools.partial(distill.distillation_loss, operator=PowerTransform(), temperature=2.0, alpha=0.1)
+    z, labels = jnp.log(jnp.asarray(P, jnp.float32)), jnp.arange(len(P)) % 5
+    exported = export.export(jax.jit(loss))(*given)
+    np.testing.assert_allclose(exported.call(z, z[::-1], labels), loss(z, z[::-1], labels), rtol=1e-5)
