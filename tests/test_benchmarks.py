@@ -241,6 +241,9 @@ def test_pytorch_without_the_device_of_jax_is_no_rival(platform, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform=platform)])
     digits, options = skd.data.digits(), {"steps": 1, "sparsity": 0.0, "learning_rate": 1e-3}
     assert torch_loop.loop(digits, np.zeros((1347, 10)), **options) is None
+    assert fused_loss._torch((np.zeros((2, 2)),) * 5) is None
+    rows = np.full((2, 2), 0.5)
+    assert {rival.name for rival in rivals.rivals(rows, rows, np.ones(2))} == {"scipy brentq"}
 
 
 def test_a_cold_call_leaves_the_cache_on_disk_alone(tmp_path):

@@ -61,7 +61,9 @@ JITTED = {BASELINE: _plain, FUSED: _fused, "optax.losses": _optax}
 
 
 def _torch(arrays: Arrays) -> Callable[[], Any] | None:
-    """The same in eager PyTorch, or None where it is not installed."""
+    """The same in eager PyTorch on a CPU, or None where it is not installed or JAX computes elsewhere."""
+    if jax.devices()[0].platform != "cpu":
+        return None
     try:
         import torch
         from torch.nn import functional

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from scipy import optimize, special
 
@@ -24,13 +25,18 @@ class Rival(NamedTuple):
 
 
 def rivals(logits: np.ndarray, p: np.ndarray, t: np.ndarray) -> list[Rival]:
-    """The competitors that are installed, on these rows with these temperatures ``[rows]``."""
+    """The competitors that are installed, on these rows with these temperatures ``[rows]``.
+
+    All compute on a CPU; where JAX does not, only the solver row by row is left, which has no other place.
+    """
     found = []
     rows = slice(0, min(BRENTQ_ROWS, len(p)))
     some = p[rows].astype(np.float64), t[rows].astype(np.float64)
     scale = len(p) / len(some[0])
     for operator, solve in (("tsallis(1.5)", _tsallis_row), ("entropy-projection", _projection_row)):
         found.append(Rival("scipy brentq", operator, "probabilities", _by_row(solve, *some), scale))
+    if jax.devices()[0].platform != "cpu":
+        return found
     try:
         import torch
     except ImportError:
