@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from sparsekd_jax import sparsity
 from sparsekd_jax._durable import fingerprint
 from sparsekd_jax._numerics import at_least_float32
-from sparsekd_jax._refusals import is_traced, real, refuse, whole
-from sparsekd_jax.distill import _observed, _program
+from sparsekd_jax._refusals import is_traced, real, whole
+from sparsekd_jax.distill import _observed, _program, _teachers
 from sparsekd_jax.distill._placement import on_host
 from sparsekd_jax.distill._program import Batch, Objective
 from sparsekd_jax.distill._sources import Batches, DataSet, require_classes, require_examples
@@ -24,7 +24,7 @@ from sparsekd_jax.distill.losses import require_distributions
 from sparsekd_jax.distill.metrics import Tally
 from sparsekd_jax.distill.plan import Plan, Stage
 from sparsekd_jax.operators.base import Operator, SofteningOperator
-from sparsekd_jax.targets import Dense, Samples, Target, TopK, soften
+from sparsekd_jax.targets import Samples, Target, TopK, soften
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,26 +204,26 @@ def run(
     )
     _require_validation(plan, trainer)
     cached = cache_teacher and not trainer.source.streamed
-    taught_by = _teacher(teacher, trainer, cached)
+    taught_by = _teachers.taught_by(teacher, trainer, cached)
     _observed.require(plan, taught_by, tail)
     if checkpoint_dir is not None:
         identity = {
             "plan": plan.describe(),
             "operator": _numbers_of(plan.operator),
-            "teacher": fingerprint(*map(on_host, _arrays_of(teacher, taught_by))),
+            "teacher": fingerprint(*map(on_host, _teachers.arrays_of(teacher, taught_by))),
             "cache_teacher": cached,
             **_observed.identity(taught_by, tail),
         }
         taught = None
         if isinstance(teacher, nnx.Module) and isinstance(taught_by, jax.Array):
-            taught = taught_by[:TAUGHT]
+            taught = taught_by[: _teachers.TAUGHT]
         trainer.keep_in(checkpoint_dir, checkpoint_every, keep, resume, identity, taught)
     trainer.begin()
     for number, stage in enumerate(plan.stages, start=1):
         if trainer.stages_done >= number:
             continue
         if plan.teacher == "previous" and number > 1:
-            taught_by = _teacher(trainer.stage_model(), trainer, cached)
+            taught_by = _teachers.taught_by(trainer.stage_model(), trainer, cached)
         lesson = _lesson(plan, stage, taught_by, tail, trainer.num_classes)
         if trainer.step == trainer.stage_start:
             trainer.prune(plan, number, *lesson)
@@ -343,89 +343,6 @@ def _result(trainer: Trainer) -> Result:
     return Result(student, trainer.history, trainer.path, trainer.rests, trainer.masks, trainer.final)
 
 
-# -- teachers -----------------------------------------------------------------------------------------------
-
-TAUGHT = 64
-"""Rows of a cached teacher's logits that a checkpoint holds, to see a module that computes something else."""
-
-Taught = Array | tuple[Any, PyTree, PyTree] | TopK | Samples
-"""Training logits, or a model for evaluation (its graph, its parameters, and what is beside them), or what
-was seen of a teacher in part."""
-
-
-def teacher_logits(teacher: Any, batch: Batch) -> Array:
-    """Training logits of a teacher that is a module, a split one, or its logits already."""
-    inputs, labels = batch["inputs"], batch["labels"]
-    if isinstance(teacher, TopK | Samples):
-        raise TypeError(f"teacher is a {type(teacher).__name__}, which has no logits; use distill.run")
-    if isinstance(teacher, Dense):
-        teacher = teacher.log_probs
-    if isinstance(teacher, nnx.Module):
-        teacher = _program.split_for_evaluation(teacher)
-    if not isinstance(teacher, tuple) and not hasattr(teacher, "shape"):
-        hint = "its .student" if hasattr(teacher, "student") else "an nnx.Module"
-        raise TypeError(
-            f"teacher is a {type(teacher).__name__}; pass {hint}, its training logits [n, K], or targets.TopK"
-        )
-    if isinstance(teacher, tuple):
-        logits = _program.logits_of(*teacher, inputs, _program.rows_at_once(labels))
-    else:
-        logits = jnp.asarray(teacher)
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise TypeError(
-            f"teacher gives logits of dtype {logits.dtype}; give floats: logits.astype(np.float32)"
-        )
-    if logits.ndim < 2 or logits.shape[:-1] != labels.shape:
-        needs = ", ".join([*map(str, labels.shape), "num_classes"])
-        raise ValueError(
-            f"teacher gives logits of shape {logits.shape}; {inputs.shape[0]} training inputs need ({needs})"
-        )
-    live = True
-    if "weights" in batch:  # padding may hold anything
-        live = batch["weights"].astype(bool)
-        logits = jnp.where(live[..., None], logits, jnp.zeros_like(logits))
-    if not is_traced(logits):
-        if bool(jnp.where(live, _program.are_probabilities(logits), True).all()):
-            raise ValueError(
-                "teacher gives rows that are ≥ 0 and sum to 1, which are probabilities; give logits: leave "
-                "the softmax out of a module, take jnp.log of an array"
-            )
-        broken = ~jnp.isfinite(jnp.max(logits, axis=-1))
-        refuse(broken, "teacher", lambda _: "gives logits that are NaN, +inf, or all −inf; leave the row out")
-    return logits
-
-
-def _teacher(teacher: Any, trainer: Trainer, cached: bool) -> Taught:
-    if cached:
-        arrays, _ = trainer.source.steps(0, 1)
-        if isinstance(teacher, TopK | Samples):
-            require_same_classes(teacher.vocab_size, trainer.num_classes)
-            return trainer.place.everywhere(_observed.aligned(teacher, arrays["labels"]))
-        if isinstance(teacher, nnx.Module):
-            teacher = _on_mesh(teacher, trainer)
-        logits = teacher_logits(teacher, arrays)
-        require_same_classes(logits.shape[-1], trainer.num_classes)
-        return trainer.place.everywhere(logits)
-    if isinstance(teacher, nnx.Module):
-        split = _on_mesh(teacher, trainer)
-        inputs = trainer.source.steps(0, 1)[0]["inputs"]
-        require_same_classes(_program.logits_shape("teacher", *split, inputs)[-1], trainer.num_classes)
-        return split
-    if not isinstance(teacher, tuple):
-        why = "data comes in Batches" if trainer.source.streamed else "cache_teacher is False"
-        raise ValueError(f"teacher must be an nnx.Module where {why}, got {type(teacher).__name__}")
-    return teacher
-
-
-def require_same_classes(taught: int, learnt: int) -> None:
-    """Refuse a teacher and a student of different numbers of classes."""
-    if taught != learnt:
-        raise ValueError(
-            f"teacher has {taught} classes and student {learnt}; give the student's last layer {taught} "
-            "outputs, the teacher's classes in the same order"
-        )
-
-
 def _require_directory(checkpoint_dir: Any, checkpoint_every: Any, resume: bool | int) -> None:
     if not isinstance(checkpoint_dir, str | os.PathLike | None):
         raise TypeError(f"checkpoint_dir is a {type(checkpoint_dir).__name__}; give the path of a directory")
@@ -439,19 +356,6 @@ def _require_directory(checkpoint_dir: Any, checkpoint_every: Any, resume: bool 
         )
 
 
-def _on_mesh(teacher: nnx.Module, trainer: Trainer) -> tuple[Any, PyTree, PyTree]:
-    graphdef, *held = _program.split_for_evaluation(teacher)
-    params, rest = trainer.place.everywhere(held)
-    return graphdef, params, rest
-
-
-def _arrays_of(teacher: Any, taught_by: Taught) -> list[Any]:
-    """What tells a teacher from others: of a module what it holds, as its logits hang on the device."""
-    if isinstance(teacher, nnx.Module):
-        return [jnp.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(teacher, nnx.Not(nnx.RngState)))]
-    return jax.tree.leaves(taught_by[1:] if isinstance(taught_by, tuple) else taught_by)
-
-
 def _numbers_of(operator: Operator) -> str | None:
     """What the operator's name does not say, such as the prior that it draws to; of a function, nothing."""
     if not isinstance(operator, SofteningOperator):
@@ -460,7 +364,7 @@ def _numbers_of(operator: Operator) -> str | None:
 
 
 def _lesson(
-    plan: Plan, stage: Stage, taught_by: Taught, tail: str | None, num_classes: int
+    plan: Plan, stage: Stage, taught_by: _teachers.Taught, tail: str | None, num_classes: int
 ) -> tuple[Objective, Batch, dict[str, Any]]:
     """What a stage trains on: its objective, its softened targets where they are held, and its numbers."""
     operator = plan.operator

@@ -22,8 +22,9 @@ from sparsekd_jax.distill._sources import (
     source_of,
     whole_seed,
 )
+from sparsekd_jax.distill._teachers import require_same_classes, teacher_logits
 from sparsekd_jax.distill._trainer import DivergedError, Progress, Row, history_row, nan_metric
-from sparsekd_jax.distill.loop import Result, require_same_classes, teacher_logits
+from sparsekd_jax.distill.loop import Result
 from sparsekd_jax.distill.losses import require_distributions
 from sparsekd_jax.distill.plan import Plan
 from sparsekd_jax.operators.base import SofteningOperator

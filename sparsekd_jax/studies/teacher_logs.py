@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsekd_jax import data, distill, operators, targets
-from sparsekd_jax.distill.loop import teacher_logits
+from sparsekd_jax.distill._teachers import teacher_logits
 from sparsekd_jax.studies.distillation import adamw
 from sparsekd_jax.studies.settings import Settings
 from sparsekd_jax.studies.workloads import WORKLOADS, Workload

@@ -276,8 +276,7 @@ def test_the_nearest_temperature_is_that_of_a_fine_grid():
     values = [np.linalg.norm(x.T @ (target - centre - (p - centre) / s)) / N for s in grid]
     assert found.temperature == pytest.approx(grid[np.argmin(values)], abs=1e-3)
     assert found.gap == pytest.approx(min(values), rel=1e-6)
-    assert found.gap < found.same
-    assert found.same == pytest.approx(gap(POWER, MIXTURE, p, x, 3.0).value, rel=1e-12)
+    assert found.gap < found.same == pytest.approx(gap(POWER, MIXTURE, p, x, 3.0).value, rel=1e-12)
     assert found.relative == pytest.approx(found.gap * N / np.linalg.norm(x.T @ (target - 1 / K)))
     assert (found.at_end, found.searched) == (False, (0.05, 1000.0))
 
