@@ -324,7 +324,7 @@ def test_at_one_q_moves_where_log_q_is_too_steep(alpha, dtype):
         of_t = jax.jit(lambda t: operator.from_logits(logits, t))
         one = jnp.ones((), dtype)
         found = [np.asarray(of(of_t)(one)) for of in (jax.jacfwd, jax.jacrev)]
-        bent = np.asarray(jax.jacfwd(jax.jacfwd(of_t))(one))
+        bent = np.asarray(jax.jacfwd(jax.jacfwd(of_t))(one)) if alpha == 2 else None
     r = mp.mpf(float(np.asarray(alpha, dtype))) - 1
     powers = [mp.exp(mp.mpf(float(z))) for z in logits[:-1]]
     p = [x / mp.fsum(powers) for x in powers]
