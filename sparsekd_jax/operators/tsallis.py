@@ -352,9 +352,8 @@ def _shifted_powers_at(
     # A class far below takes its q from E as a zero does: the digits of its own log p end at eps·|log p|.
     zero = jnp.isneginf(centred)
     rc = r * jnp.where(zero, 0, centred)
-    depth = 1 - math.log(
-        jnp.finfo(rc.dtype).eps
-    )  # e^{rc} is lost beside E, and beside the 1 of the reference
+    # Deeper than this e^{rc} is lost beside E, and beside the 1 of the reference.
+    depth = 1 - math.log(jnp.finfo(rc.dtype).eps)
     off = zero | (warm & (rc < jnp.minimum(log_size, 0) - depth))
     rc = jnp.where(off, 0, rc)
     shift = jnp.where(warm, jnp.exp(log_size), -jax.nn.sigmoid(unknown))  # E
